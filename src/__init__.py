@@ -1,0 +1,1 @@
+"""BEiT fine-tuning for MindSpore."""
