@@ -42,7 +42,7 @@ def get_variant(arch: str) -> Variant:
 
 
 def patch_grid(variant: Variant, image_size: int) -> int:
-    """Patches along one side of a square image of `image_size` pixels; `UserError` where the patch does not divide it."""
+    """Patches along one side of a square image of `image_size` pixels; `UserError` if the patch does not fit."""
     if image_size < variant.patch_size or image_size % variant.patch_size:
         raise UserError(
             f"image_size {image_size} is not a multiple of the patch size {variant.patch_size}: "
