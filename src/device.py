@@ -1,0 +1,24 @@
+"""Choosing the device and the mode of execution."""
+
+from __future__ import annotations
+
+import mindspore
+
+from src.errors import UserError
+
+
+def start_device(target: str, device_id: int, *, pynative: bool) -> None:
+    """Make `target` (CPU, GPU or Ascend) the device of this process and choose graph or pynative mode.
+
+    Raises `UserError` where MindSpore finds no such device.
+    """
+    if not mindspore.hal.is_available(target):
+        raise UserError(
+            f"device_target is {target}, and MindSpore finds none on this machine (no driver, or its libraries are "
+            f"not on LD_LIBRARY_PATH): pass --device_target CPU, or set the device up as the README says"
+        )
+    try:
+        mindspore.set_device(target, device_id)
+    except (RuntimeError, ValueError) as error:
+        raise UserError(f"device_id {device_id} of {target} cannot be used: {str(error).splitlines()[0]}") from None
+    mindspore.set_context(mode=mindspore.PYNATIVE_MODE if pynative else mindspore.GRAPH_MODE)
