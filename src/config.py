@@ -51,7 +51,7 @@ class Limits:
         """The limits in words, empty where there are none."""
         if self.choices:
             return f"one of {', '.join(self.choices)}"
-        words = [f"{self.length} numbers"] if self.length is not None else []
+        words = [f"{self.length} of them"] if self.length is not None else []
         if self.at_least is not None:
             words.append(f"at least {self.at_least:g}")
         if self.more_than is not None:
@@ -434,7 +434,7 @@ def _typed(options: type, raw: Mapping[str, Any], source: str) -> dict[str, Any]
     typed = {}
     for name, value in raw.items():
         kind, limit = hints[name], limits[name]
-        expected = ", ".join(filter(None, (_kind_name(kind), limit.text())))
+        expected = limit.text() if limit.choices else ", ".join(filter(None, (_kind_name(kind), limit.text())))
         try:
             typed[name] = _convert(value, kind)
         except (ValueError, OverflowError):
@@ -536,9 +536,10 @@ def _shown(value: Any) -> str:
         return ",".join(f"{number:g}" for number in value)
     if isinstance(value, float):
         return f"{value:g}"
-    return f"'{value}'" if value == "" else str(value)
+    text = " ".join(value) if isinstance(value, list) and all(isinstance(word, str) for word in value) else str(value)
+    return text if text and text.isprintable() else repr(text)
 
 
 def _nearest(word: str, names: Iterable[str]) -> str:
-    close = difflib.get_close_matches(word, list(names), n=1, cutoff=0.5)
+    close = difflib.get_close_matches(word, list(names), n=1, cutoff=0.6)
     return f": did you mean {close[0]}?" if close else ""

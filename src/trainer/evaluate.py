@@ -1,0 +1,95 @@
+"""Evaluation: loss and accuracy over every image of a set, once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import mindspore
+import numpy as np
+from mindspore import Tensor, nn, ops
+
+from src.data.loader import EvalBatch
+
+
+@dataclass(frozen=True)
+class EvalResult:
+    """Mean cross-entropy in nats and accuracies in percent over `images` images."""
+
+    loss: float
+    top1: float
+    top5: float
+    images: int
+
+    def as_printed(self) -> dict[str, float]:
+        """The dictionary that eval.py prints."""
+        return {"Loss": round(self.loss, 6), "Top1-Acc": round(self.top1, 4), "Top5-Acc": round(self.top5, 4)}
+
+
+@dataclass
+class Counts:
+    """Sums over images, so that any split of a set over batches and ranks adds up to the same counts."""
+
+    images: int = 0
+    top1: int = 0
+    top5: int = 0
+    loss: float = 0.0
+
+    def add(self, logits: np.ndarray, label: np.ndarray) -> None:
+        """Count a batch: `logits` float32 [B, C], `label` int [B].
+
+        Equal logits rank by their index, as a stable sort has it; whatever compares with nothing (NaN) ranks first,
+        so that a broken network is never right.
+        """
+        logits = logits.astype(np.float64)
+        own = np.take_along_axis(logits, label[:, None], 1)
+        after = (logits < own) | ((logits == own) & (np.arange(logits.shape[1]) > label[:, None]))
+        rank = logits.shape[1] - 1 - after.sum(1)
+        top = logits.max(1)
+        log_sum = np.log(np.exp(logits - top[:, None]).sum(1)) + top
+        self.images += len(label)
+        self.top1 += int((rank < 1).sum())
+        self.top5 += int((rank < 5).sum())
+        self.loss += float((log_sum - own[:, 0]).sum())
+
+    def result(self) -> EvalResult:
+        """The means; raises `ValueError` where nothing was counted."""
+        if not self.images:
+            raise ValueError("no image was evaluated")
+        percent = 100.0 / self.images
+        return EvalResult(self.loss / self.images, self.top1 * percent, self.top5 * percent, self.images)
+
+
+def evaluate(
+    predict: Callable[[Tensor], Tensor],
+    batches: Iterable[EvalBatch],
+    total: Callable[[Counts], Counts] = lambda counts: counts,
+) -> EvalResult:
+    """Run `predict` (image float32 [B, 3, S, S] -> logits [B, C], in evaluation mode) over `batches`.
+
+    `total` adds the counts of all ranks: see `RankSum`.
+    """
+    counts = Counts()
+    for batch in batches:
+        logits = predict(Tensor(batch.image)).asnumpy()
+        counts.add(logits[: batch.valid], batch.label[: batch.valid])
+    return total(counts).result()
+
+
+class RankSum(nn.Cell):
+    """Adds `Counts` over all ranks; call `communication.init` before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.all_reduce = ops.AllReduce()
+
+    def construct(self, integers: Tensor, loss: Tensor) -> tuple[Tensor, Tensor]:
+        """Both summed over the ranks."""
+        return self.all_reduce(integers), self.all_reduce(loss)
+
+    def total(self, counts: Counts) -> Counts:
+        """The sum of every rank's `counts`. The counts are exact, the loss has float32's accuracy."""
+        integers = Tensor(np.array([counts.images, counts.top1, counts.top5], np.int32))
+        integers, loss = self(integers, Tensor(np.array([counts.loss], np.float32), mindspore.float32))
+        images, top1, top5 = (int(value) for value in integers.asnumpy())
+        return Counts(images, top1, top5, float(loss.asnumpy()[0]))
