@@ -1,0 +1,220 @@
+"""Optimizers equal to PyTorch's, with a learning-rate scale and a weight decay of its own for every parameter."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
+from mindspore import dtype as mstype
+
+from src.errors import UserError
+
+OPTIMIZERS = ("adamw", "momentum")
+
+# `VisionTransformer.no_weight_decay` of unilm beit/modeling_finetune.py
+NO_WEIGHT_DECAY = ("pos_embed", "cls_token")
+
+
+class ParameterGroup(NamedTuple):
+    """How one parameter is updated: its learning rate is `lr_scale` times the schedule's."""
+
+    lr_scale: float
+    weight_decay: float
+
+
+def layer_id(name: str, depth: int) -> int:
+    """The layer that the parameter `name` of a BEiT with `depth` blocks counts to: 0 (input) to depth + 1 (head).
+
+    unilm beit/optim_factory.py, `get_num_layer_for_vit`.
+    """
+    if name in ("cls_token", "mask_token", "pos_embed") or name.startswith("patch_embed"):
+        return 0
+    if name.startswith("blocks"):
+        return int(name.split(".")[1]) + 1
+    return depth + 1  # rel_pos_bias (shared by all blocks), norm, fc_norm, head
+
+
+def parameter_groups(
+    names_and_shapes: Iterable[tuple[str, Sequence[int]]],
+    *,
+    weight_decay: float,
+    layer_decay: float,
+    depth: int,
+    skip: Sequence[str] = NO_WEIGHT_DECAY,
+) -> dict[str, ParameterGroup]:
+    """Learning-rate scale and weight decay of every parameter, as unilm beit/optim_factory.py groups them.
+
+    One-dimensional parameters, biases and those named in `skip` do not decay. The scale is
+    layer_decay ** (depth + 1 - layer), so the head learns at the full rate; `layer_decay` 1 scales nothing.
+    """
+    if not 0 < layer_decay <= 1:
+        raise UserError(f"layer_decay {layer_decay:g} must lie above 0 and be at most 1 (1: no layer decay)")
+    return {
+        name: ParameterGroup(
+            lr_scale=layer_decay ** (depth + 1 - layer_id(name, depth)),
+            weight_decay=0.0 if len(shape) == 1 or name.endswith(".bias") or name in skip else weight_decay,
+        )
+        for name, shape in names_and_shapes
+    }
+
+
+def create_optimizer(
+    name: str,
+    parameters: Sequence[Parameter],
+    groups: Mapping[str, ParameterGroup],
+    *,
+    beta: tuple[float, float],
+    eps: float,
+    momentum: float,
+) -> AdamW | Momentum:
+    """The optimizer called `name`; `beta` and `eps` are adamw's, `momentum` is momentum's. `UserError` if unknown."""
+    if name == "adamw":
+        return AdamW(parameters, groups, beta=beta, eps=eps)
+    if name == "momentum":
+        return Momentum(parameters, groups, momentum=momentum)
+    raise UserError(f"optimizer '{name}' is unknown: choose one of {', '.join(OPTIMIZERS)}")
+
+
+class _GroupedOptimizer(nn.Cell):
+    """What the optimizers share: weights in float32, learning rates by group, state under names of its own.
+
+    Float16 weights (amp_level O3) have a float32 copy, `optimizer.master.<name>`, that is updated in their place:
+    at the end of a schedule the change of a weight is far below float16's resolution. It is copied here, so the
+    weights must be loaded and cast before the optimizer is made.
+    """
+
+    def __init__(self, parameters: Sequence[Parameter], groups: Mapping[str, ParameterGroup]) -> None:
+        super().__init__(auto_prefix=False)  # a prefix would rename the network's parameters
+        self.weights = ParameterTuple(parameters)
+        names = [parameter.name for parameter in parameters]
+        self.scales = tuple(sorted({groups[name].lr_scale for name in names}))
+        self.scale_ids = tuple(self.scales.index(groups[name].lr_scale) for name in names)
+        self.decays = tuple(sorted({groups[name].weight_decay for name in names}))
+        self.decay_ids = tuple(self.decays.index(groups[name].weight_decay) for name in names)
+        self.masters = ParameterTuple(
+            [
+                _state("master", parameter, parameter.asnumpy())
+                for parameter in parameters
+                if parameter.dtype == mstype.float16
+            ]
+        )
+        by_name = {master.name: master for master in self.masters}
+        self.updated = ParameterTuple([by_name.get(f"optimizer.master.{p.name}", p) for p in parameters])
+        self.count = len(names)
+
+    def scaled(self, learning_rate: Tensor) -> tuple[Tensor, ...]:
+        """One learning rate per distinct scale: a handful of scalars instead of one per parameter."""
+        rates = ()
+        for scale in self.scales:
+            rates += (learning_rate * scale,)
+        return rates
+
+    def round_masters(self) -> None:
+        """Write the float32 masters into the float16 weights that the network computes with."""
+        for i in range(self.count):
+            if self.weights[i].dtype == mstype.float16:
+                ops.assign(self.weights[i], self.updated[i].astype(mstype.float16))
+
+
+class AdamW(_GroupedOptimizer):
+    """`torch.optim.AdamW`: Adam with bias correction and decoupled weight decay (Loshchilov and Hutter, 2019).
+
+    MindSpore's fused kernel AdamWeightDecay has no bias correction: it computes
+        w -= rate * (m / (sqrt(v) + eps) + decay * w).
+    With c1 = 1 - beta1 ** t and c2 = 1 - beta2 ** t, feeding it rate = lr * sqrt(c2) / c1, eps * sqrt(c2) and
+    decay * c1 / sqrt(c2) makes it w -= lr * ((m / c1) / (sqrt(v / c2) + eps) + decay * w), which is AdamW.
+
+    State: `optimizer.step` (int32 [], applied updates), `optimizer.exp_avg.<name>` and `optimizer.exp_avg_sq.<name>`
+    (float32, the weight's shape).
+    """
+
+    def __init__(
+        self,
+        parameters: Sequence[Parameter],
+        groups: Mapping[str, ParameterGroup],
+        *,
+        beta: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+    ) -> None:
+        super().__init__(parameters, groups)
+        # The kernel's betas are float32: 1 - float32(0.999) is 1.3e-5 off 0.001. The bias correction of the rounded
+        # betas is the one that cancels it.
+        self.beta1, self.beta2 = float(np.float32(beta[0])), float(np.float32(beta[1]))
+        self.log_beta1, self.log_beta2 = math.log(self.beta1), math.log(self.beta2)
+        self.eps = eps
+        self.step = Parameter(Tensor(0, mstype.int32), name="optimizer.step", requires_grad=False)
+        self.exp_avg = ParameterTuple([_state("exp_avg", parameter) for parameter in parameters])
+        self.exp_avg_sq = ParameterTuple([_state("exp_avg_sq", parameter) for parameter in parameters])
+        self.kernel = ops.AdamWeightDecay()
+        self.expm1 = ops.Expm1()
+
+    def construct(self, gradients: tuple[Tensor, ...], learning_rate: Tensor, applied: Tensor) -> None:
+        """Update the weights in place by float32 `gradients` at the float32 scalar `learning_rate`.
+
+        Where the bool scalar `applied` is false, weights and state stay as they are, to the bit, provided that the
+        gradients are finite (zeros, say): there is no branch, so nothing waits for the device.
+        """
+        step = self.step + 1
+        t = step.astype(mstype.float32)
+        # 1 - beta ** t, exact to float32 rounding also for the first steps
+        c1 = -self.expm1(t * self.log_beta1)
+        c2_root = ops.sqrt(-self.expm1(t * self.log_beta2))
+        rates = self.scaled(ops.where(applied, learning_rate * c2_root / c1, 0.0))
+        beta1 = ops.where(applied, Tensor(self.beta1, mstype.float32), 1.0)
+        beta2 = ops.where(applied, Tensor(self.beta2, mstype.float32), 1.0)
+        eps = c2_root * self.eps
+        decays = ()
+        for decay in self.decays:
+            decays += (c1 / c2_root * decay,)
+        for i in range(self.count):
+            self.kernel(
+                self.updated[i],
+                self.exp_avg[i],
+                self.exp_avg_sq[i],
+                rates[self.scale_ids[i]],
+                beta1,
+                beta2,
+                eps,
+                decays[self.decay_ids[i]],
+                gradients[i],
+            )
+        ops.assign(self.step, ops.where(applied, step, self.step))
+        self.round_masters()
+
+
+class Momentum(_GroupedOptimizer):
+    """`torch.optim.SGD` with momentum, no Nesterov, and weight decay added to the gradient (unilm's `momentum`).
+
+    State: `optimizer.momentum_buffer.<name>` (float32, the weight's shape).
+    """
+
+    def __init__(
+        self, parameters: Sequence[Parameter], groups: Mapping[str, ParameterGroup], *, momentum: float = 0.9
+    ) -> None:
+        super().__init__(parameters, groups)
+        self.momentum = momentum
+        self.momentum_buffer = ParameterTuple([_state("momentum_buffer", parameter) for parameter in parameters])
+        self.kernel = ops.ApplyMomentum()
+
+    def construct(self, gradients: tuple[Tensor, ...], learning_rate: Tensor, applied: Tensor) -> None:
+        """As `AdamW.construct`."""
+        rates = self.scaled(ops.where(applied, learning_rate, 0.0))
+        momentum = ops.where(applied, Tensor(self.momentum, mstype.float32), 1.0)
+        decays = ()
+        for decay in self.decays:
+            decays += (ops.where(applied, Tensor(decay, mstype.float32), 0.0),)
+        for i in range(self.count):
+            gradient = gradients[i]
+            if self.decays[self.decay_ids[i]] > 0:
+                gradient = gradient + self.updated[i] * decays[self.decay_ids[i]]
+            self.kernel(self.updated[i], self.momentum_buffer[i], rates[self.scale_ids[i]], gradient, momentum)
+        self.round_masters()
+
+
+def _state(kind: str, parameter: Parameter, value: np.ndarray | None = None) -> Parameter:
+    """A float32 Parameter `optimizer.<kind>.<name>` of the weight's shape: `value`, or zeros."""
+    value = np.zeros(parameter.shape) if value is None else value
+    return Parameter(Tensor(value, mstype.float32), name=f"optimizer.{kind}.{parameter.name}", requires_grad=False)

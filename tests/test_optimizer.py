@@ -1,0 +1,137 @@
+"""The parameter groups are the authors', and the optimizers are PyTorch's, step by step."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import mindspore
+import numpy as np
+import pytest
+from mindspore import Parameter, Tensor
+from mindspore import dtype as mstype
+
+from src.errors import UserError
+from src.tools.optimizer import ParameterGroup, create_optimizer, parameter_groups
+from tests.golden import recipe_inputs as inputs
+
+GOLDEN = np.load(Path(__file__).parent / "golden" / "recipe.npz")
+MODES = {"graph": mindspore.GRAPH_MODE, "pynative": mindspore.PYNATIVE_MODE}
+
+
+@pytest.fixture(params=MODES)
+def mode(request):
+    mindspore.set_context(mode=MODES[request.param])
+    yield
+    mindspore.set_context(mode=mindspore.GRAPH_MODE)
+
+
+def make(name: str, values: dict[str, np.ndarray], dtype=mstype.float32):
+    parameters = [Parameter(Tensor(value, dtype), name=key) for key, value in values.items()]
+    groups = {key: ParameterGroup(*inputs.OPTIMIZER_GROUPS[key]) for key in values}
+    optimizer = create_optimizer(
+        name, parameters, groups, beta=inputs.BETA, eps=inputs.OPTIMIZER_EPS, momentum=inputs.MOMENTUM
+    )
+    return parameters, optimizer
+
+
+def step(optimizer, gradient: dict[str, np.ndarray], rate: float, applied: bool = True) -> None:
+    # mutable: a tuple that is not would be a constant of the graph, and every step would compile anew
+    gradients = mindspore.mutable(tuple(Tensor(value) for value in gradient.values()))
+    optimizer(gradients, Tensor(rate, mstype.float32), Tensor(applied))
+
+
+@pytest.mark.parametrize("case", ["base", "large", "no_layer_decay", "shared"])
+def test_parameter_groups_are_the_authors(case):
+    names, rows = GOLDEN[f"groups_{case}_names"], GOLDEN[f"groups_{case}_values"]
+    depth, layer_decay = GOLDEN[f"groups_{case}_options"]
+    ours = parameter_groups(
+        [(str(name), (1,) * int(rank)) for name, rank in zip(names, rows[:, 0])],
+        weight_decay=inputs.WEIGHT_DECAY,
+        layer_decay=float(layer_decay),
+        depth=int(depth),
+    )
+    assert len(ours) == len(names) == {"base": 199, "large": 391, "no_layer_decay": 39, "shared": 54}[case]
+    for name, (_, scale, decay) in zip(names, rows):
+        assert ours[str(name)] == (scale, decay), name
+
+
+def test_the_head_learns_at_the_full_rate_and_the_patch_embedding_at_the_smallest():
+    shapes = [("patch_embed.proj.weight", (8, 3, 4, 4)), ("blocks.11.mlp.fc1.weight", (8, 8)), ("head.weight", (2, 8))]
+    groups = parameter_groups(shapes, weight_decay=0.05, layer_decay=0.5, depth=12)
+    assert [group.lr_scale for group in groups.values()] == [0.5**13, 0.5, 1.0]
+
+
+@pytest.mark.parametrize("layer_decay", [0.0, 1.5, float("nan")])
+def test_a_layer_decay_outside_its_range_is_refused(layer_decay):
+    with pytest.raises(UserError, match=r"layer_decay .* must lie above 0 and be at most 1"):
+        parameter_groups([], weight_decay=0.05, layer_decay=layer_decay, depth=2)
+
+
+def test_an_unknown_optimizer_is_refused_with_the_known_ones():
+    with pytest.raises(UserError, match=r"^optimizer 'adam' is unknown: choose one of adamw, momentum$"):
+        create_optimizer("adam", [], {}, beta=(0.9, 0.999), eps=1e-8, momentum=0.9)
+
+
+@pytest.mark.parametrize("name", ["adamw", "momentum"])
+@pytest.mark.usefixtures("mode")
+def test_every_step_is_the_one_of_torch(name):
+    values, gradients = inputs.optimizer_values()
+    parameters, optimizer = make(name, values)
+    for number, (rate, gradient) in enumerate(zip(inputs.OPTIMIZER_LRS, gradients)):
+        step(optimizer, gradient, rate)
+        for parameter in parameters:
+            expected = GOLDEN[f"{name}_{parameter.name}"][number]
+            np.testing.assert_allclose(parameter.asnumpy(), expected, rtol=2e-6, atol=2e-6, err_msg=f"step {number}")
+
+
+@pytest.mark.parametrize("name", ["adamw", "momentum"])
+def test_a_step_that_is_not_applied_changes_nothing(name):
+    values, gradients = inputs.optimizer_values()
+    _, optimizer = make(name, values)
+    zeros = {key: np.zeros_like(value) for key, value in values.items()}
+    step(optimizer, zeros, 0.1, applied=False)  # also as the very first step
+    step(optimizer, gradients[0], 0.1)
+    before = {p.name: p.asnumpy().copy() for p in optimizer.get_parameters()}
+    step(optimizer, zeros, 0.1, applied=False)
+    for parameter in optimizer.get_parameters():
+        np.testing.assert_array_equal(parameter.asnumpy(), before[parameter.name], err_msg=parameter.name)
+    assert before["a"].any() and not np.array_equal(before["a"], values["a"])
+
+
+def test_the_step_counts_applied_updates_only():
+    values, gradients = inputs.optimizer_values()
+    _, optimizer = make("adamw", values)
+    for applied in (False, True, False, True):
+        step(optimizer, gradients[0], 0.1, applied)
+    assert int(optimizer.step.asnumpy()) == 2
+
+
+def test_the_state_has_the_names_of_torch_and_the_parameters_keep_theirs():
+    parameters, optimizer = make("adamw", inputs.optimizer_values()[0])
+    assert [p.name for p in parameters] == ["a", "b", "c"]
+    state = {p.name: p.shape for p in optimizer.get_parameters() if p.name.startswith("optimizer.")}
+    assert state == {
+        "optimizer.step": (),
+        **{f"optimizer.exp_avg.{key}": shape for key, shape in inputs.OPTIMIZER_SHAPES.items()},
+        **{f"optimizer.exp_avg_sq.{key}": shape for key, shape in inputs.OPTIMIZER_SHAPES.items()},
+    }
+    assert [p.name for p in optimizer.trainable_params()] == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("name", ["adamw", "momentum"])
+def test_float16_weights_do_not_lose_changes_below_their_resolution(name):
+    values, _ = inputs.optimizer_values()
+    ones = {key: np.ones_like(value) for key, value in values.items()}
+    steps, rate = 20, {"adamw": 2e-5, "momentum": 2e-6}[name]  # float16 cannot tell 1 - 2e-4 from 1 in one step
+    wide, wide_optimizer = make(name, ones)
+    narrow, narrow_optimizer = make(name, ones, mstype.float16)
+    for _ in range(steps):
+        step(wide_optimizer, ones, rate)
+        step(narrow_optimizer, ones, rate)
+    masters = [p for p in narrow_optimizer.get_parameters() if p.name.startswith("optimizer.master.")]
+    assert [p.name for p in masters] == ["optimizer.master.a", "optimizer.master.b", "optimizer.master.c"]
+    for reference, master, weight in zip(wide, masters, narrow):
+        np.testing.assert_array_equal(master.asnumpy(), reference.asnumpy())
+        assert weight.dtype == mstype.float16
+        np.testing.assert_array_equal(weight.asnumpy(), reference.asnumpy().astype(np.float16))
+    assert (wide[0].asnumpy() < 1).all()
