@@ -1,19 +1,30 @@
-"""The one kind of error that a user can cause, and how a script ends on it."""
+"""How a script ends: what a user got wrong, what went wrong in a run, and being interrupted."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable
 
+INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+
 
 class UserError(Exception):
     """Something the user gave is wrong. The text is one line: what, which value or file, what to do."""
 
 
+class RunError(Exception):
+    """A run cannot go on although its input was right. The text is one line: what happened, what to do."""
+
+
 def exit_code(main: Callable[[], int | None]) -> int:
-    """Run a script's `main` and give its exit code: 2 with one line on standard error for a `UserError`."""
+    """Run a script's `main` and give its exit code: what it returns, or 2, 1 or 130 with one line on standard error."""
     try:
         return main() or 0
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        code, text = 2, f"error: {error}"
+    except RunError as error:
+        code, text = 1, f"error: {error}"
+    except KeyboardInterrupt:
+        code, text = INTERRUPTED, "interrupted"
+    print(text, file=sys.stderr)
+    return code

@@ -6,18 +6,19 @@ from collections.abc import Callable, Generator, Iterator
 
 import mindspore
 import numpy as np
-from mindspore import Tensor, nn
+from mindspore import Tensor
 from mindspore.dataset import GeneratorDataset
 
 from src.data.loader import TrainBatch, TrainLoader
 from src.trainer.loop import StepOutput
 
+# (image, target, key) -> (loss, skipped, loss scale): src/trainer/train_one_step_with_scale_and_clip_global_norm.py
+Step = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
+
 COLUMNS = ("image", "target", "key")
 
 
-def host_steps(
-    step: nn.Cell, loader: TrainLoader, accumulation_steps: int
-) -> Callable[[int, int], Iterator[StepOutput]]:
+def host_steps(step: Step, loader: TrainLoader, accumulation_steps: int) -> Callable[[int, int], Iterator[StepOutput]]:
     """A function of (epoch, first step) that takes the steps of the epoch, handing over each micro-batch in turn."""
 
     def epoch_steps(epoch: int, start_step: int) -> Generator[StepOutput, None, None]:
@@ -30,7 +31,7 @@ def host_steps(
 
 
 def sink_steps(
-    step: nn.Cell, loader: TrainLoader, accumulation_steps: int, epochs: int
+    step: Step, loader: TrainLoader, accumulation_steps: int, epochs: int
 ) -> Callable[[int, int], Iterator[StepOutput]]:
     """The same through `mindspore.data_sink` (GPU and Ascend): a queue on the device that is filled ahead of time.
 

@@ -21,7 +21,7 @@ def stop_on_signal(state: RunState) -> Iterator[None]:
 
     def ask(number: int, frame: FrameType | None) -> None:
         logger.info("%s: stopping after this step; once more to end at once", signal.Signals(number).name)
-        state.stop_requested = True
+        state.stop_signal = number
         for each in SIGNALS:
             signal.signal(each, before[each])
 

@@ -12,13 +12,14 @@ import numpy as np
 from mindspore import Tensor
 
 from src.data.loader import TrainBatch
+from src.errors import RunError
 from src.trainer.evaluate import EvalResult
 
 # The loss of a step and whether it was skipped, both on the device, with the micro-batch where the host has seen it.
 StepOutput = tuple[Tensor, Tensor, TrainBatch | None]
 
 
-class TrainingDiverged(Exception):
+class TrainingDiverged(RunError):
     """The loss stopped being a number."""
 
 
@@ -51,7 +52,10 @@ class StepMeter:
         self.skipped += skipped
         mean = sum(losses) / len(losses) if losses else math.nan
         if losses and not math.isfinite(mean):
-            raise TrainingDiverged(f"the loss is {mean}")
+            raise TrainingDiverged(
+                f"the loss is {mean}: lower base_lr, clip gradients (use_clip_grad_norm) or use a longer warm-up, "
+                f"and start again from an earlier checkpoint"
+            )
         return mean, skipped
 
 
@@ -69,7 +73,12 @@ class RunState:
     epoch_seconds: float = 0.0
     result: EvalResult | None = None
     ema_result: EvalResult | None = None
-    stop_requested: bool = False
+    stop_signal: int | None = None
+
+    @property
+    def stop_requested(self) -> bool:
+        """Whether a signal has asked the run to end after its step."""
+        return self.stop_signal is not None
 
     @property
     def iteration(self) -> int:

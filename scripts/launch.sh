@@ -1,0 +1,59 @@
+# Sourced by the run_*.sh wrappers: reads their arguments and finds the interpreter. Paths stay relative to the caller.
+
+ROOT=$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/.." && pwd)
+
+usage_error() {
+  printf 'error: %s\nusage: %s\n' "$1" "$USAGE" >&2
+  exit 2
+}
+
+# The interpreter: PYTHON_BIN, the active virtual environment, the project's .venv, python3.
+find_interpreter() {
+  local candidate
+  for candidate in "${PYTHON_BIN:-}" "${VIRTUAL_ENV:+$VIRTUAL_ENV/bin/python}" "$ROOT/.venv/bin/python" "$(command -v python3)"; do
+    if [ -n "$candidate" ] && [ -x "$candidate" ]; then
+      PYTHON=$candidate
+      return
+    fi
+  done
+  usage_error "no Python was found: run scripts/quickstart.sh first, or name one in PYTHON_BIN"
+}
+
+# read_arguments "--flag1 --flag2" ARGS...: fills TARGET (the one positional argument), FLAGS[--flag] and EXTRA.
+read_arguments() {
+  local known=$1
+  shift
+  declare -gA FLAGS=()
+  EXTRA=()
+  TARGET=
+  while [ $# -gt 0 ]; do
+    case $1 in
+      -h | --help)
+        printf 'usage: %s\n' "$USAGE"
+        exit 0
+        ;;
+      --extra)
+        shift
+        EXTRA=("$@")
+        break
+        ;;
+      --*)
+        [[ " $known " == *" $1 "* ]] || usage_error "$1 is not an argument of this script; options of the Python script go behind --extra"
+        [ $# -gt 1 ] || usage_error "$1 needs a value"
+        FLAGS[$1]=$2
+        shift 2
+        ;;
+      *)
+        [ -z "$TARGET" ] || usage_error "'$1' is one argument too many"
+        TARGET=$1
+        shift
+        ;;
+    esac
+  done
+  [ -n "$TARGET" ] || usage_error "the first argument is missing"
+}
+
+# Fails unless the value of a flag is a whole number.
+whole_number() {
+  [[ ${FLAGS[$1]} =~ ^[0-9]+$ ]] || usage_error "$1 is '${FLAGS[$1]}', expected a whole number"
+}

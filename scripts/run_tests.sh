@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# Makes the environment if needed, then runs the linter and the tests. Further arguments go to pytest.
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+
+make_environment
+install main "$ROOT/requirements.txt"
+install dev "$ROOT/requirements-dev.txt"
+cd "$ROOT"
+"$PYTHON" -m ruff check .
+"$PYTHON" -m ruff format --check .
+"$PYTHON" -m pytest -n 2 --dist loadfile "$@"

@@ -1,0 +1,34 @@
+"""Where the lines of a run go: to the terminal of the first rank, and to a file of each."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+
+from tqdm import tqdm
+
+logger = logging.getLogger("beit")
+
+
+class _BesideTheBar(logging.Handler):
+    """Prints to standard output without breaking the progress bar on standard error."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        tqdm.write(self.format(record), file=sys.stdout)
+        sys.stdout.flush()
+
+
+def start_logging(file: Path | None, *, terminal: bool) -> None:
+    """Send the project's lines to the `terminal` as they are, and to `file` (added to) with date and time."""
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    for handler in list(logger.handlers):
+        logger.removeHandler(handler)
+        handler.close()
+    if terminal:
+        logger.addHandler(_BesideTheBar())
+    if file is not None:
+        to_file = logging.FileHandler(file, encoding="utf-8")
+        to_file.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+        logger.addHandler(to_file)
