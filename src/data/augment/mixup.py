@@ -1,0 +1,147 @@
+"""Mixup (arXiv 1710.09412) and CutMix (arXiv 1905.04899) of a batch, as in timm's `data/mixup.py`.
+
+Every image of a batch is paired with its mirror image in the order of the batch: position j with B-1-j. Drawing how to
+mix and mixing are apart: what is drawn is drawn for the global batch, of which each device mixes its part.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from src.errors import UserError
+
+MIXUP_MODES = ("batch", "pair", "elem")
+
+
+@dataclass(frozen=True)
+class Mixing:
+    """How each of B images takes in its partner.
+
+    `lam`, float64 [B]: the share of the image itself (after cutting, its share of the area); 1 where nothing is mixed.
+    `box`, int64 [B, 4]: (top, bottom, left, right) of what is cut out of the partner where `cut`, bool [B], is set.
+    Elsewhere the two images are blended.
+    """
+
+    lam: np.ndarray
+    box: np.ndarray
+    cut: np.ndarray
+
+    def at(self, positions: np.ndarray) -> Mixing:
+        """That of the images at these positions only."""
+        return Mixing(self.lam[positions], self.box[positions], self.cut[positions])
+
+
+@dataclass(frozen=True)
+class Mixup:
+    """Which mixing is drawn.
+
+    With probability `prob` an image is mixed: cut with probability `switch_prob`, blended otherwise, or always the one
+    whose alpha is not 0. Its lambda is from Beta(alpha, alpha). `mode` says what shares one draw: the `batch`, a
+    `pair`, or only the one image (`elem`). `correct_lam` makes lambda the area that is really left where a box reaches
+    over the edge. From epoch `off_epoch` on (0: never) nothing is mixed.
+    """
+
+    mixup_alpha: float
+    cutmix_alpha: float
+    prob: float = 1.0
+    switch_prob: float = 0.5
+    mode: str = "batch"
+    off_epoch: float = 0.0
+    correct_lam: bool = True
+
+    def __post_init__(self) -> None:
+        if self.mode not in MIXUP_MODES:
+            raise UserError(f"mixup_mode: {self.mode!r} is not a mode; take one of {', '.join(MIXUP_MODES)}")
+        if min(self.mixup_alpha, self.cutmix_alpha) < 0 or self.mixup_alpha + self.cutmix_alpha == 0:
+            raise UserError(
+                f"mixup={self.mixup_alpha} and cutmix={self.cutmix_alpha}: neither may be below 0, and mixing needs "
+                "one above 0; train without it otherwise"
+            )
+
+    def active(self, epoch: int) -> bool:
+        """Whether images are mixed in this epoch."""
+        return self.off_epoch == 0 or epoch < self.off_epoch
+
+    def draw(self, rng: np.random.Generator, batch_size: int, height: int, width: int) -> Mixing:
+        """Draw for a batch of an even number of images of this size."""
+        if self.mode == "elem":
+            return self._draw_each(rng, batch_size, height, width)
+        if self.mode == "pair":
+            half = np.arange(batch_size // 2)
+            return self._draw_each(rng, len(half), height, width).at(np.concatenate([half, half[::-1]]))
+        return self._draw_each(rng, 1, height, width).at(np.zeros(batch_size, dtype=np.int64))
+
+    def _draw_each(self, rng: np.random.Generator, count: int, height: int, width: int) -> Mixing:
+        mixed = rng.random(count) < self.prob
+        cut = rng.random(count) < self._share_cut()
+        lam = np.ones(count)
+        for chosen, alpha in ((mixed & cut, self.cutmix_alpha), (mixed & ~cut, self.mixup_alpha)):
+            if alpha > 0:
+                lam[chosen] = rng.beta(alpha, alpha, size=count)[chosen]
+        centre_y = (rng.random(count) * height).astype(np.int64)
+        centre_x = (rng.random(count) * width).astype(np.int64)
+        cut &= mixed
+        box = cut_box(lam, centre_y, centre_x, height, width) * cut[:, None]
+        if self.correct_lam:
+            lam = np.where(cut, uncut_share(box, height, width), lam)
+        return Mixing(lam, box, cut)
+
+    def _share_cut(self) -> float:
+        if self.mixup_alpha == 0:
+            return 1.0
+        return self.switch_prob if self.cutmix_alpha > 0 else 0.0
+
+
+def cut_box(lam: np.ndarray, centre_y: np.ndarray, centre_x: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Boxes of the image's shape and 1 - `lam` of its area around the centres, cut off at the edges.
+
+    All arguments but the last two are [N]; gives (top, bottom, left, right), int64 [N, 4].
+    """
+    side = np.sqrt(1.0 - np.asarray(lam, dtype=np.float64))
+    box_height, box_width = (height * side).astype(np.int64), (width * side).astype(np.int64)
+    top, bottom = centre_y - box_height // 2, centre_y + (box_height + 1) // 2
+    left, right = centre_x - box_width // 2, centre_x + (box_width + 1) // 2
+    return np.stack(
+        [*(np.clip(edge, 0, height) for edge in (top, bottom)), *(np.clip(edge, 0, width) for edge in (left, right))],
+        axis=1,
+    )
+
+
+def uncut_share(box: np.ndarray, height: int, width: int) -> np.ndarray:
+    """The share of an image's area outside its box, float64 [N]."""
+    return 1.0 - (box[:, 1] - box[:, 0]) * (box[:, 3] - box[:, 2]) / (height * width)
+
+
+def mix_images(images: np.ndarray, mixing: Mixing) -> None:
+    """Mix a batch, float32 [B, C, H, W] with B even, in place."""
+    for first in range(len(images) // 2):
+        second = len(images) - 1 - first
+        unmixed = images[first].copy()
+        _take_in(images[first], images[second], mixing, first)
+        _take_in(images[second], unmixed, mixing, second)
+
+
+def _take_in(image: np.ndarray, partner: np.ndarray, mixing: Mixing, position: int) -> None:
+    if mixing.cut[position]:
+        top, bottom, left, right = mixing.box[position]
+        image[:, top:bottom, left:right] = partner[:, top:bottom, left:right]
+    elif mixing.lam[position] != 1.0:
+        image *= np.float32(mixing.lam[position])
+        image += partner * np.float32(1.0 - mixing.lam[position])
+
+
+def mix_targets(labels: np.ndarray, lam: np.ndarray, num_classes: int, label_smoothing: float) -> np.ndarray:
+    """Soft targets of a mixed batch (timm's `mixup_target`), float32 [B, num_classes].
+
+    `labels` is int [B]. Every class gets `label_smoothing / num_classes`; the rest goes to the image's own class and,
+    1 - `lam` of it, to its partner's.
+    """
+    rows = np.arange(len(labels))
+    lam = np.asarray(lam, dtype=np.float32)
+    target = np.full((len(labels), num_classes), label_smoothing / num_classes, dtype=np.float32)
+    rest = np.float32(1.0 - label_smoothing)
+    target[rows, labels] += rest * lam
+    target[rows, labels[::-1]] += rest * (np.float32(1.0) - lam)
+    return target
