@@ -1,0 +1,331 @@
+"""The training step: 50 steps of the authors' recipe, loss scale, clipping, accumulation, and resuming."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import mindspore
+import numpy as np
+import pytest
+from mindspore import Parameter, Tensor, nn, ops
+
+from src.errors import UserError
+from src.tools.optimizer import ParameterGroup, create_optimizer, parameter_groups
+from src.tools.schedulers import learning_rates
+from src.trainer.train_one_step_with_ema import TrainOneStepWithEMA
+from src.trainer.train_one_step_with_scale_and_clip_global_norm import (
+    LossScale,
+    SumOfSquares,
+    TrainOneStepWithScaleAndClipGlobalNorm,
+)
+from src.vit import VisionTransformer
+from tests.golden import recipe_inputs as inputs
+
+GOLDEN = np.load(Path(__file__).parent / "golden" / "recipe.npz")
+IMAGES, TARGETS = inputs.model_batches()
+
+
+class SoftTarget(nn.Cell):
+    """Cross-entropy with soft targets, written out."""
+
+    def construct(self, logits, target):
+        return -(target * ops.log_softmax(logits, -1)).sum(-1).mean()
+
+
+class Product(nn.Cell):
+    """logits = image * weight, so that with `Total` the gradient of the weight is the image."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = Parameter(Tensor(np.ones(3, np.float32)), name="weight")
+
+    def construct(self, image, key):
+        return image * self.weight
+
+
+class Total(nn.Cell):
+    def construct(self, logits, target):
+        return (logits * target).sum()
+
+
+class Perceptron(nn.Cell):
+    def __init__(self):
+        super().__init__()
+        rng = np.random.default_rng(3)
+        self.first = Parameter(Tensor(rng.standard_normal((4, 6)).astype(np.float32)), name="first.weight")
+        self.bias = Parameter(Tensor(rng.standard_normal(6).astype(np.float32)), name="first.bias")
+        self.head = Parameter(Tensor(rng.standard_normal((6, 5)).astype(np.float32)), name="head.weight")
+
+    def construct(self, image, key):
+        return ops.matmul(ops.tanh(ops.matmul(image, self.first) + self.bias), self.head)
+
+
+def simple_step(network, criterion, *, optimizer="momentum", momentum=0.0, lr=1.0, steps=40, **options):
+    groups = {p.name: ParameterGroup(1.0, 0.0) for p in network.trainable_params()}
+    options = {"learning_rates": np.full(steps, lr), "loss_scale": 1.0, "dynamic_loss_scale": False, **options}
+    made = create_optimizer(
+        optimizer, network.trainable_params(), groups, beta=(0.9, 0.999), eps=1e-8, momentum=momentum
+    )
+    return TrainOneStepWithScaleAndClipGlobalNorm(network, criterion, made, **options)
+
+
+def feed(step, image, target=None):
+    """One call of `step`; the results as NumPy values."""
+    image = np.asarray(image, np.float32)
+    target = np.ones_like(image) if target is None else target
+    results = step(Tensor(image), Tensor(target), Tensor(np.zeros(len(image), np.int32)))
+    return [result.asnumpy() for result in results]
+
+
+def beit_step(**options):
+    """The golden run's network and training step."""
+    network = VisionTransformer(**inputs.SIZES)
+    for parameter in network.get_parameters():
+        parameter.set_data(Tensor(inputs.model_weight(parameter.name, parameter.shape)))
+    weights = network.trainable_params()
+    groups = parameter_groups(
+        [(p.name, p.shape) for p in weights],
+        weight_decay=inputs.WEIGHT_DECAY,
+        layer_decay=inputs.LAYER_DECAY,
+        depth=inputs.SIZES["depth"],
+    )
+    rates = learning_rates(
+        "cosine_lr",
+        base_lr=inputs.BASE_LR,
+        min_lr=inputs.MIN_LR,
+        warmup_lr=inputs.WARMUP_LR,
+        warmup_epochs=inputs.WARMUP_EPOCHS,
+        epochs=inputs.EPOCHS,
+        steps_per_epoch=inputs.STEPS_PER_EPOCH,
+        lr_adjust=1,
+        lr_gamma=1.0,
+    )
+    optimizer = create_optimizer("adamw", weights, groups, beta=inputs.BETA, eps=inputs.EPS, momentum=0.9)
+    options = {"loss_scale": 1024.0, "clip_grad_norm": inputs.CLIP_GRAD_NORM, "growth_interval": 15, **options}
+    step = TrainOneStepWithEMA(
+        network, SoftTarget(), optimizer, ema_decay=inputs.EMA_DECAY, learning_rates=rates, **options
+    )
+    network.set_train()
+    return network, step
+
+
+def train(step, first: int, last: int) -> list[tuple[Tensor, Tensor, Tensor]]:
+    keys = Tensor(np.zeros(inputs.BATCH_SIZE, np.int32))
+    return [step(Tensor(IMAGES[i]), Tensor(TARGETS[i]), keys) for i in range(first, last)]
+
+
+def snapshot(network, step) -> dict[str, np.ndarray]:
+    parameters = {p.name: p for p in network.get_parameters()} | step.state()
+    return {name: parameter.asnumpy().copy() for name, parameter in parameters.items()}
+
+
+@pytest.fixture(scope="module")
+def golden_run():
+    """50 steps: the results, still on the device as the training loop keeps them, and the state at 20, 30 and 50."""
+    network, step = beit_step()
+    results, states = [], {}
+    for first, last in ((0, 20), (20, 30), (30, 50)):
+        results += train(step, first, last)
+        states[last] = snapshot(network, step)
+    return results, states
+
+
+def test_fifty_steps_have_the_authors_losses(golden_run):
+    losses = np.array([loss.asnumpy() for loss, _, _ in golden_run[0]])
+    np.testing.assert_allclose(losses, GOLDEN["training_losses"], rtol=0, atol=2e-5)
+    assert not any(overflow.asnumpy() for _, overflow, _ in golden_run[0])
+
+
+@pytest.mark.parametrize("kind", ["weight", "ema"])
+def test_fifty_steps_end_at_the_authors_weights_and_averages(golden_run, kind):
+    state = golden_run[1][50]
+    names = [name.removeprefix("weight_") for name in GOLDEN.files if name.startswith("weight_")]
+    assert len(names) == 39
+    for name in names:
+        ours = state[f"ema.{name}" if kind == "ema" else name]
+        expected = GOLDEN[f"{kind}_{name}"]
+        # relative to the largest weight of the tensor; float32 leaves about 1e-6 after 50 steps
+        assert np.abs(ours - expected).max() <= 2e-5 * np.abs(expected).max(), name
+
+
+def test_the_golden_run_clips_some_steps_and_not_others():
+    clipped = GOLDEN["training_norms"] > inputs.CLIP_GRAD_NORM
+    assert 10 < clipped.sum() < 45
+
+
+def test_the_loss_scale_of_a_run_without_overflow_grows(golden_run):
+    scales = [float(scale.asnumpy()) for _, _, scale in golden_run[0]]
+    assert scales == [1024.0] * 15 + [2048.0] * 15 + [4096.0] * 15 + [8192.0] * 5
+
+
+def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(golden_run):
+    results, states = golden_run
+    network, step = beit_step()
+    parameters = {p.name: p for p in network.get_parameters()} | step.state()
+    assert parameters.keys() == states[20].keys()
+    for name, value in states[20].items():
+        parameters[name].set_data(Tensor(value))
+    resumed = train(step, 20, 30)
+    for ours, theirs in zip(resumed, results[20:30]):
+        assert [value.asnumpy() for value in ours] == [value.asnumpy() for value in theirs]
+    for name, value in snapshot(network, step).items():
+        np.testing.assert_array_equal(value, states[30][name], err_msg=name)
+
+
+def test_pynative_mode_trains_alike():
+    mindspore.set_context(mode=mindspore.PYNATIVE_MODE)
+    try:
+        results = train(beit_step()[1], 0, 6)
+    finally:
+        mindspore.set_context(mode=mindspore.GRAPH_MODE)
+    losses = np.array([loss.asnumpy() for loss, _, _ in results])
+    np.testing.assert_allclose(losses, GOLDEN["training_losses"][:6], rtol=0, atol=2e-5)
+
+
+def test_the_state_holds_every_value_that_changes_and_leaves_the_networks_names_alone(golden_run):
+    names = set(golden_run[1][50])
+    weights = {name.removeprefix("weight_") for name in GOLDEN.files if name.startswith("weight_")}
+    counters = {"step", "iteration", "loss_scale", "growth_tracker"}
+    assert names == (
+        weights
+        | {f"ema.{name}" for name in weights}
+        | {f"optimizer.exp_avg.{name}" for name in weights}
+        | {f"optimizer.exp_avg_sq.{name}" for name in weights}
+        | {f"optimizer.{name}" for name in counters}
+    )
+
+
+def test_overflows_skip_the_steps_and_change_the_scale_as_grad_scaler_does():
+    network = Product()
+    step = simple_step(
+        network,
+        Total(),
+        momentum=inputs.MOMENTUM,
+        lr=inputs.SCALER_LR,
+        loss_scale=inputs.SCALER_INIT,
+        dynamic_loss_scale=True,
+        growth_interval=inputs.SCALER_INTERVAL,
+    )
+    for number, gradient in enumerate(inputs.scaler_gradients()):
+        _, overflow, scale = feed(step, gradient[None])
+        assert scale == GOLDEN["scaler_scales"][number], number
+        assert overflow == (not GOLDEN["scaler_applied"][number]) == (number in inputs.SCALER_OVERFLOWS)
+        np.testing.assert_allclose(network.weight.asnumpy(), GOLDEN["scaler_weights"][number], rtol=1e-6)
+    assert int(step.update.iteration.asnumpy()) == inputs.SCALER_STEPS
+
+
+def test_a_fixed_loss_scale_stays_and_an_overflow_still_skips_the_step():
+    network = Product()
+    step = simple_step(network, Total(), loss_scale=512.0)
+    gradients = [[0.5, 0.5, 0.5], [np.inf, 0, 0], [1, 2, 3]]
+    results = [feed(step, [gradient]) for gradient in gradients]
+    assert [bool(overflow) for _, overflow, _ in results] == [False, True, False]
+    assert [float(scale) for _, _, scale in results] == [512.0] * 3
+    np.testing.assert_array_equal(network.weight.asnumpy(), np.float32([-0.5, -1.5, -2.5]))
+
+
+def test_an_overflow_that_only_the_loss_scale_causes_is_found():
+    network = Product()
+    step = simple_step(network, Total(), loss_scale=2.0**24, dynamic_loss_scale=True)
+    loss, overflow, _ = feed(step, [[1e35, 0, 0]])  # 1e35 * 2 ** 24 is beyond float32
+    assert overflow
+    assert loss == np.float32(1e35)  # the loss itself is reported without the scale
+    assert float(step.loss_scale.value.asnumpy()) == 2.0**23
+
+
+def test_the_learning_rate_goes_by_the_step_also_past_skipped_ones():
+    network = Product()
+    step = simple_step(network, Total(), learning_rates=np.array([1.0, 10.0, 100.0, 1000.0]))
+    for gradient in ([1, 0, 0], [np.nan, 0, 0], [0, 1, 0], [0, 0, 1]):
+        feed(step, [gradient])
+    np.testing.assert_array_equal(network.weight.asnumpy(), np.float32([0, -99, -999]))
+
+
+def test_a_dynamic_scale_stays_between_1_and_2_to_the_24():
+    scale = LossScale(2.0, dynamic=True, growth_interval=1)
+    seen = []
+    for finite in [False] * 3 + [True] * 26:
+        scale(Tensor(finite))
+        seen.append(float(scale.value.asnumpy()))
+    assert seen == [1.0] * 3 + [2.0**n for n in range(1, 25)] + [2.0**24] * 2
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "momentum"])
+def test_a_loss_scale_that_is_a_power_of_two_changes_no_bit(optimizer):
+    rng = np.random.default_rng(5)
+    batches = [(rng.standard_normal((8, 4)), rng.dirichlet(np.ones(5), 8).astype(np.float32)) for _ in range(3)]
+    weights = []
+    for scale in (1.0, 2.0**16):
+        network = Perceptron()
+        step = simple_step(network, SoftTarget(), optimizer=optimizer, lr=0.1, loss_scale=scale, clip_grad_norm=0.2)
+        for image, target in batches:
+            feed(step, image, target)
+        weights.append([p.asnumpy().copy() for p in network.get_parameters()])
+    for plain, scaled in zip(*weights):
+        np.testing.assert_array_equal(plain, scaled)
+
+
+def test_gradients_are_clipped_by_their_global_norm_without_the_loss_scale():
+    network = Product()
+    step = simple_step(network, Total(), loss_scale=64.0, clip_grad_norm=2.5)
+    feed(step, [[3.0, 0.0, 4.0]])  # norm 5: halved
+    np.testing.assert_allclose(network.weight.asnumpy(), [-0.5, 1.0, -1.0], rtol=1e-6)
+    feed(step, [[0.3, 0.0, 0.4]])  # norm 0.5: as it is
+    np.testing.assert_allclose(network.weight.asnumpy(), [-0.8, 1.0, -1.4], rtol=1e-6)
+    feed(step, [[0.0, 0.0, 0.0]])  # norm 0 divides by nothing
+    np.testing.assert_allclose(network.weight.asnumpy(), [-0.8, 1.0, -1.4], rtol=1e-6)
+
+
+@pytest.mark.parametrize("accumulation_steps", [2, 3])
+def test_accumulated_micro_batches_train_as_one_large_batch(accumulation_steps):
+    rng = np.random.default_rng(9)
+    images = rng.standard_normal((4, 12, 4)).astype(np.float32)
+    targets = rng.dirichlet(np.ones(5), (4, 12)).astype(np.float32)
+    options = {"optimizer": "adamw", "lr": 0.05, "clip_grad_norm": 0.1, "loss_scale": 8.0}
+    large, small = Perceptron(), Perceptron()
+    large_step = simple_step(large, SoftTarget(), **options)
+    small_step = simple_step(small, SoftTarget(), accumulation_steps=accumulation_steps, **options)
+    for image, target in zip(images, targets):
+        large_loss, _, _ = feed(large_step, image, target)
+        before = small.first.asnumpy().copy()
+        parts = zip(np.split(image, accumulation_steps), np.split(target, accumulation_steps))
+        for number, (part, part_target) in enumerate(parts, start=1):
+            loss, overflow, scale = feed(small_step, part, part_target)
+            moved = not np.array_equal(small.first.asnumpy(), before)
+            assert moved == (number == accumulation_steps)
+        np.testing.assert_allclose(loss, large_loss, rtol=1e-6)
+        assert not overflow
+        assert scale == 8.0
+    for ours, expected in zip(small.get_parameters(), large.get_parameters()):
+        np.testing.assert_allclose(ours.asnumpy(), expected.asnumpy(), rtol=1e-5, atol=1e-6)
+    assert small_step.state().keys() == large_step.state().keys()
+
+
+def test_an_overflow_in_one_micro_batch_skips_the_whole_step_and_leaves_nothing_behind():
+    network = Product()
+    step = simple_step(network, Total(), accumulation_steps=2, loss_scale=4.0, dynamic_loss_scale=True)
+    results = [feed(step, [gradient]) for gradient in ([np.inf, 0, 0], [1, 1, 1], [2, 0, 0], [0, 4, 0])]
+    assert [bool(overflow) for _, overflow, _ in results] == [False, True, False, False]
+    assert [float(scale) for _, _, scale in results] == [4.0, 4.0, 2.0, 2.0]
+    np.testing.assert_array_equal(network.weight.asnumpy(), np.float32([0, -1, 1]))
+
+
+def test_the_sum_of_squares_is_accurate_for_millions_of_values_and_shows_what_is_not_finite():
+    values = np.random.default_rng(1).standard_normal(3_000_000).astype(np.float32)
+    tensors = (Tensor(values[:1]), Tensor(values[1:600_001].reshape(600, 1000)), Tensor(values[600_001:]))
+    total = float(SumOfSquares()(tensors).asnumpy())
+    assert total == pytest.approx(float((values.astype(np.float64) ** 2).sum()), rel=2e-6)
+    for bad in (np.inf, -np.inf, np.nan):
+        assert not np.isfinite(SumOfSquares()((Tensor(np.float32([1, bad])), Tensor(np.float32([1])))).asnumpy())
+
+
+@pytest.mark.parametrize("loss_scale", [0.0, -1.0, 0.5, float("inf"), float("nan")])
+def test_a_loss_scale_that_is_not_a_number_of_at_least_1_is_refused(loss_scale):
+    with pytest.raises(UserError, match=r"^loss_scale \S+ must be a number of at least 1$"):
+        LossScale(loss_scale, dynamic=False)
+
+
+@pytest.mark.parametrize("norm", [0.0, -1.0, float("nan")])
+def test_a_clipping_norm_that_is_not_above_0_is_refused(norm):
+    with pytest.raises(UserError, match=r"^clip_grad_norm \S+ must be above 0: turn use_clip_grad_norm off instead$"):
+        simple_step(Product(), Total(), clip_grad_norm=norm)
