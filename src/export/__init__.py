@@ -1,0 +1,1 @@
+"""Writing a network in formats that run without this project: ONNX, MINDIR and AIR."""
