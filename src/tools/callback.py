@@ -14,7 +14,7 @@ import numpy as np
 from mindspore import Tensor, nn
 from tqdm import tqdm
 
-from src.data.loader import TrainBatch
+from src.data.imagenet import TrainBatch
 from src.trainer.loop import Callback, RunState
 
 logger = logging.getLogger("beit")

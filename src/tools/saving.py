@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from src.checkpoint import Checkpoint, save_checkpoint
-from src.data.loader import TrainBatch
+from src.data.imagenet import TrainBatch
 from src.errors import UserError
 from src.trainer.loop import Callback, RunState
 

@@ -9,7 +9,7 @@ import mindspore
 import numpy as np
 from mindspore import Tensor, nn, ops
 
-from src.data.loader import EvalBatch
+from src.data.imagenet import EvalBatch
 
 
 @dataclass(frozen=True)

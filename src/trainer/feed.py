@@ -9,7 +9,7 @@ import numpy as np
 from mindspore import Tensor
 from mindspore.dataset import GeneratorDataset
 
-from src.data.loader import TrainBatch, TrainLoader
+from src.data.imagenet import TrainBatch, TrainLoader
 from src.trainer.loop import StepOutput
 
 # (image, target, key) -> (loss, skipped, loss scale): src/trainer/train_one_step_with_scale_and_clip_global_norm.py

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from mindspore import Tensor
 
-from src.data.loader import TrainBatch
+from src.data.imagenet import TrainBatch
 from src.errors import RunError
 from src.trainer.evaluate import EvalResult
 

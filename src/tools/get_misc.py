@@ -1,0 +1,397 @@
+"""Assembly of a run from its parts: each function turns options into one of them."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from src.agreement import agreed_info
+from src.checkpoint import Checkpoint
+from src.config import Config
+from src.data.augment.mixup import Mixup
+from src.data.imagenet import (
+    EvalLoader,
+    ImageFolder,
+    TrainLoader,
+    check_class_names,
+    check_same_classes,
+    read_image_folder,
+)
+from src.data.transforms import eval_transform, train_transform
+from src.device import start_device
+from src.distributed import Ranks, join, launched_ranks
+from src.errors import UserError
+from src.model_info import IMAGENET_DEFAULT_MEAN_STD, IMAGENET_INCEPTION_MEAN_STD, ModelInfo
+from src.rebuild import rebuild_network
+from src.tools.callback import EvaluationLines, MetricsCsv, ProgressBar, ProgressLines, Summaries
+from src.tools.cell import set_amp_level
+from src.tools.criterion import SoftTargetCrossEntropy
+from src.tools.logs import start_logging
+from src.tools.optimizer import create_optimizer, parameter_groups
+from src.tools.saving import BestCheckpoints, CurrentCheckpoints, make_run_folder, write_class_names
+from src.tools.schedulers import learning_rates
+from src.tools.starting_point import continue_run, load_weights, start_at_epoch
+from src.trainer.evaluate import EvalResult, RankSum, evaluate
+from src.trainer.feed import host_steps, sink_steps
+from src.trainer.loop import Callback, RunState, StepOutput
+from src.trainer.train_one_step_with_ema import TrainOneStepWithEMA
+from src.trainer.train_one_step_with_scale_and_clip_global_norm import TrainOneStepWithScaleAndClipGlobalNorm
+from src.vit import VisionTransformer, create_model
+from src.weights.pretrained import load_pretrained
+
+logger = logging.getLogger("beit")
+
+TrainStep = TrainOneStepWithScaleAndClipGlobalNorm
+
+
+@dataclass(frozen=True)
+class Folders:
+    """Where a run writes, each a folder of its own name inside the configured one; None on ranks that do not write."""
+
+    logs: Path
+    checkpoints: Path | None
+    best: Path | None
+    summaries: Path | None
+
+
+def start(config: Config) -> Ranks:
+    """Choose the device and meet the other ranks."""
+    ranks = launched_ranks(os.environ, config.device_num)
+    device_id = ranks.local_rank if ranks.size > 1 else config.device_id
+    start_device(config.device_target, device_id, pynative=config.pynative_mode)
+    join(ranks)
+    return ranks
+
+
+def make_folders(config: Config, ranks: Ranks) -> Folders:
+    """The run's folders, made and shown to be writable before anything slow begins."""
+    run = f"{config.arch}_{config.model_postfix}"
+    continues = config.start_epoch > 0 or not config.exclude_epoch_state
+    logs = make_run_folder(config.logs_root_dir, run, continues=True)
+    if not ranks.is_first:
+        return Folders(logs, None, None, None)
+    return Folders(
+        logs=logs,
+        checkpoints=make_run_folder(config.ckpt_root_dir, run, continues=continues),
+        best=make_run_folder(config.best_ckpt_root_dir, run, continues=continues),
+        summaries=make_run_folder(config.summary_root_dir, run, continues=True),
+    )
+
+
+def start_logs(folders: Folders, ranks: Ranks) -> None:
+    """A log file for each rank; the first one's lines are on the terminal too."""
+    start_logging(folders.logs / f"rank_{ranks.rank}.log", terminal=ranks.is_first)
+
+
+def read_data(config: Config) -> tuple[ImageFolder, ImageFolder]:
+    """The training and the validation images, with the same classes, as many as `num_classes` says."""
+    train = read_image_folder(Path(config.data_url) / config.train_dir, config.train_num_samples)
+    validation = read_validation_images(config)
+    check_same_classes(train, validation)
+    if len(train.classes) != config.num_classes:
+        raise UserError(
+            f"num_classes is {config.num_classes} and {train.root} holds {len(train.classes)} class folders: "
+            f"set num_classes to {len(train.classes)}"
+        )
+    return train, validation
+
+
+def read_validation_images(config: Config) -> ImageFolder:
+    """The images that evaluation is about."""
+    return read_image_folder(Path(config.data_url) / config.val_dir, config.val_num_samples)
+
+
+def mean_and_std(config: Config) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+    """Of RGB values in 0..1."""
+    return IMAGENET_DEFAULT_MEAN_STD if config.imagenet_default_mean_and_std else IMAGENET_INCEPTION_MEAN_STD
+
+
+def build_train_loader(config: Config, folder: ImageFolder, ranks: Ranks) -> TrainLoader:
+    """This rank's augmented and mixed batches."""
+    mean, std = mean_and_std(config)
+    transform = train_transform(
+        image_size=config.image_size,
+        min_crop=config.min_crop,
+        interpolation=config.aa_interpolation,
+        auto_augment=config.auto_augment,
+        mean=mean,
+        std=std,
+        re_prob=config.re_prob,
+        re_mode=config.re_mode,
+        re_count=config.re_count,
+        hflip=config.hflip,
+        color_jitter=config.color_jitter,
+    )
+    mixup = None
+    if config.mixup_prob > 0 and (config.mixup > 0 or config.cutmix > 0):
+        mixup = Mixup(
+            mixup_alpha=config.mixup,
+            cutmix_alpha=config.cutmix,
+            prob=config.mixup_prob,
+            switch_prob=config.switch_prob,
+            mode=config.mixup_mode,
+            off_epoch=config.mixup_off_epoch,
+        )
+    return TrainLoader(
+        folder,
+        transform,
+        mixup,
+        num_classes=config.num_classes,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        num_workers=config.num_parallel_workers,
+        rank=ranks.rank,
+        ranks=ranks.size,
+        accumulation_steps=config.accumulation_steps,
+        label_smoothing=config.label_smoothing,
+    )
+
+
+def build_eval_loader(config: Config, info: ModelInfo, folder: ImageFolder, ranks: Ranks) -> EvalLoader:
+    """This rank's share of the images, prepared as the network of `info` expects them."""
+    transform = eval_transform(
+        image_size=info.image_size,
+        crop_pct=info.crop_pct,
+        mean=info.mean,
+        std=info.std,
+        interpolation=info.interpolation,
+    )
+    return EvalLoader(
+        folder, transform, config.batch_size, config.num_parallel_workers, rank=ranks.rank, ranks=ranks.size
+    )
+
+
+def describe_model(config: Config, class_names: tuple[str, ...]) -> ModelInfo:
+    """What the checkpoints of this run say of their network."""
+    mean, std = mean_and_std(config)
+    return ModelInfo(
+        arch=config.arch,
+        image_size=config.image_size,
+        num_classes=config.num_classes,
+        class_names=class_names,
+        mean=mean,
+        std=std,
+        crop_pct=config.crop_pct,
+        approximate_gelu=not config.disable_approximate_gelu,
+        rel_pos_bias=config.rel_pos_bias,
+        shared_rel_pos_bias=config.shared_rel_pos_bias,
+        abs_pos_emb=config.abs_pos_emb,
+        layer_scale=config.layer_scale_init_value > 0,
+        mean_pooling=config.mean_pooling,
+    )
+
+
+def build_network(config: Config) -> VisionTransformer:
+    """The network with its initial weights, in training mode, at float32; see `prepare_precision`."""
+    network = create_model(
+        config.arch,
+        image_size=config.image_size,
+        num_classes=config.num_classes,
+        drop=config.drop,
+        drop_path=config.drop_path,
+        layer_scale_init_value=config.layer_scale_init_value,
+        rel_pos_bias=config.rel_pos_bias,
+        shared_rel_pos_bias=config.shared_rel_pos_bias,
+        abs_pos_emb=config.abs_pos_emb,
+        mean_pooling=config.mean_pooling,
+        approximate_gelu=not config.disable_approximate_gelu,
+        init_scale=config.init_scale,
+        seed=config.seed,
+    )
+    network.set_train(True)
+    return network
+
+
+def load_pretrained_weights(config: Config, network: VisionTransformer) -> Checkpoint | None:
+    """Load `pretrained` into the network, where it is given."""
+    if config.pretrained is None:
+        if not config.exclude_epoch_state:
+            raise UserError(
+                "exclude_epoch_state is False and pretrained is empty: name the checkpoint to continue from"
+            )
+        return None
+    return load_weights(network, Path(config.pretrained), approximate_gelu=not config.disable_approximate_gelu)
+
+
+def set_starting_point(config: Config, step: TrainStep, state: RunState, pretrained: Checkpoint | None) -> None:
+    """Where the run begins: at `start_epoch`, or where the pretrained file's run stood."""
+    if pretrained is not None and not config.exclude_epoch_state:
+        continue_run(step.state(), state, pretrained, Path(str(config.pretrained)), config.start_epoch)
+    else:
+        start_at_epoch(step.state(), state, config.start_epoch)
+
+
+def read_checkpoint(config: Config) -> tuple[Checkpoint, ModelInfo]:
+    """The checkpoint to evaluate, and what its network is, agreed between the file and the options."""
+    path = Path(str(config.pretrained))
+    checkpoint = load_pretrained(path, arch=config.arch)
+    return checkpoint, agreed_info(checkpoint.info, checkpoint.guessed, describe_model(config, ()), path)
+
+
+def check_labels(config: Config, info: ModelInfo, images: ImageFolder) -> None:
+    """Refuse images whose class folders are not the network's classes: their labels would mean something else."""
+    if info.class_names:
+        check_class_names(info.class_names, images, f"the checkpoint {config.pretrained}")
+    elif len(images.classes) != info.num_classes:
+        raise UserError(
+            f"{config.pretrained} is for {info.num_classes} classes and {images.root} holds "
+            f"{len(images.classes)} class folders: give one folder for each class"
+        )
+
+
+def rebuild(config: Config, checkpoint: Checkpoint, info: ModelInfo) -> VisionTransformer:
+    """The checkpoint's network at the precision of `amp_level`, in evaluation mode."""
+    network = rebuild_network(info, checkpoint.weights, Path(str(config.pretrained)))
+    set_amp_level(network, config.amp_level)
+    return network
+
+
+def build_learning_rates(config: Config, steps_per_epoch: int) -> np.ndarray:
+    """The schedule, float64 [epochs * steps_per_epoch]."""
+    return learning_rates(
+        config.lr_scheduler,
+        base_lr=config.base_lr,
+        min_lr=config.min_lr,
+        warmup_lr=config.warmup_lr,
+        warmup_epochs=config.warmup_length,
+        epochs=config.epochs,
+        steps_per_epoch=steps_per_epoch,
+        lr_adjust=config.lr_adjust,
+        lr_gamma=config.lr_gamma,
+    )
+
+
+def build_train_step(config: Config, network: VisionTransformer, rates: np.ndarray, ranks: Ranks) -> TrainStep:
+    """The training step. Load the weights first: the moving average and float16's masters start as copies of them."""
+    set_amp_level(network, config.amp_level)
+    parameters = network.trainable_params()
+    groups = parameter_groups(
+        ((parameter.name, parameter.shape) for parameter in parameters),
+        weight_decay=config.weight_decay,
+        layer_decay=config.layer_decay,
+        depth=len(network.blocks),
+    )
+    beta1, beta2 = config.beta
+    optimizer = create_optimizer(
+        config.optimizer, parameters, groups, beta=(beta1, beta2), eps=config.eps, momentum=config.momentum
+    )
+    options = {
+        "learning_rates": rates,
+        "loss_scale": config.loss_scale,
+        "dynamic_loss_scale": config.is_dynamic_loss_scale,
+        "clip_grad_norm": config.clip_grad_norm if config.use_clip_grad_norm else None,
+        "accumulation_steps": config.accumulation_steps,
+        "ranks": ranks.size,
+    }
+    criterion = SoftTargetCrossEntropy()
+    if config.with_ema:
+        return TrainOneStepWithEMA(network, criterion, optimizer, ema_decay=config.ema_decay, **options)
+    return TrainOneStepWithScaleAndClipGlobalNorm(network, criterion, optimizer, **options)
+
+
+def build_feed(
+    config: Config, step: TrainStep, loader: TrainLoader
+) -> Callable[[int, int], Generator[StepOutput, None, None]]:
+    """How the steps of an epoch are taken: through the device's queue where it has one, from the host otherwise."""
+    if config.dataset_sink_mode and config.device_target != "CPU":
+        return sink_steps(step, loader, config.accumulation_steps, config.epochs)
+    if config.dataset_sink_mode:
+        logger.info("dataset_sink_mode is for GPU and Ascend: on the CPU every step is fed from the host")
+    return host_steps(step, loader, config.accumulation_steps)
+
+
+def build_evaluation(network: VisionTransformer, loader: EvalLoader, ranks: Ranks) -> Callable[[], EvalResult]:
+    """Evaluation of the network as it is at the time of the call, over all ranks."""
+    total = RankSum().total if ranks.size > 1 else lambda counts: counts
+
+    def run() -> EvalResult:
+        training = network.training
+        network.set_train(False)
+        try:
+            return evaluate(network, loader, total)
+        finally:
+            network.set_train(training)
+
+    return run
+
+
+def build_validation(step: TrainStep, evaluation: Callable[[], EvalResult]) -> Callable[[RunState], None]:
+    """What follows an epoch: evaluation of the weights and, where there is one, of their moving average."""
+
+    def validate(state: RunState) -> None:
+        state.result = evaluation()
+        if isinstance(step, TrainOneStepWithEMA):
+            with step.ema.swapped():
+                state.ema_result = evaluation()
+
+    return validate
+
+
+def build_callbacks(
+    config: Config, folders: Folders, network: VisionTransformer, step: TrainStep, info: ModelInfo, state: RunState
+) -> list[Callback]:
+    """What the first rank prints, records and saves; other ranks only log."""
+    lines: list[Callback] = [ProgressLines(config.print_loss_every), EvaluationLines()]
+    if folders.checkpoints is None or folders.best is None or folders.summaries is None:
+        return lines
+    write_class_names(folders.checkpoints, info.class_names)
+    write_class_names(folders.best, info.class_names)
+
+    def whole() -> Checkpoint:
+        state_arrays = {name: value.asnumpy() for name, value in step.state().items()}
+        return Checkpoint(
+            weights=weights_of(network),
+            info=info,
+            ema={n.removeprefix("ema."): v for n, v in state_arrays.items() if n.startswith("ema.")} or None,
+            optimizer={n.removeprefix("optimizer."): v for n, v in state_arrays.items() if n.startswith("optimizer.")},
+            training={
+                "epoch": state.iteration // state.steps_per_epoch,
+                "step": state.iteration % state.steps_per_epoch,
+                "steps_per_epoch": state.steps_per_epoch,
+            },
+        )
+
+    best: list[Callback] = [
+        BestCheckpoints(folders.best, config.arch, config.best_ckpt_num, lambda: Checkpoint(weights_of(network), info))
+    ]
+    if isinstance(step, TrainOneStepWithEMA):
+        best.append(
+            BestCheckpoints(
+                folders.best,
+                config.arch,
+                config.best_ckpt_num,
+                lambda: Checkpoint({p.name.removeprefix("ema."): p.asnumpy() for p in step.ema.averages}, info),
+                ema=True,
+            )
+        )
+    return [
+        *lines,
+        ProgressBar(),
+        MetricsCsv(folders.logs / "metrics.csv"),
+        Summaries(
+            folders.summaries,
+            config.summary_loss_collect_freq,
+            step.step,
+            images=config.collect_input_data,
+            graph=config.dump_graph,
+        ),
+        CurrentCheckpoints(
+            folders.checkpoints,
+            config.arch,
+            config.ckpt_keep_num,
+            config.ckpt_save_every_step,
+            config.ckpt_save_every_seconds,
+            whole,
+        ),
+        *best,
+    ]
+
+
+def weights_of(network: VisionTransformer) -> dict[str, np.ndarray]:
+    """The network's weights under the authors' names, float32."""
+    return {p.name: p.asnumpy().astype(np.float32) for p in network.get_parameters()}
