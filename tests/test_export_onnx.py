@@ -98,7 +98,7 @@ def test_onnx_logits_are_the_networks_at_any_batch(case, tmp_path, graph_mode):
 
 
 def test_the_wrong_gelu_kind_would_be_seen(tmp_path):
-    """The kinds differ by little: by less than the tolerances, the tests above and the check of an export see nothing."""
+    """The kinds differ by little: below the tolerances, the tests above and the check of an export would miss it."""
     weights = weights_of(network_of("tanh_gelu"))
     logits = {}
     for approximate in (False, True):
@@ -171,7 +171,7 @@ def test_metadata_of_another_program_are_refused_by_what_is_missing():
 def test_metadata_of_another_version_or_damaged_are_refused():
     with pytest.raises(UserError, match="metadata of version 2, this project reads version 1"):
         from_metadata({**to_metadata(INFO), "version": "2"}, "x.onnx")
-    with pytest.raises(UserError, match="damaged metadata: mean is '0.5, 0.5'"):
+    with pytest.raises(UserError, match=r"damaged metadata: mean is '0\.5, 0\.5'"):
         from_metadata({**to_metadata(INFO), "mean": "0.5, 0.5"}, "x.onnx")
 
 

@@ -14,8 +14,8 @@ Run = Callable[[np.ndarray], np.ndarray]
 
 # How many random images are compared: in one batch and one by one, so that a batch size stored in a file shows.
 IMAGES = 3
-# Largest difference allowed, as a share of the largest logit. Float32 sums taken in another order differ by 1e-6 or less
-# in BEiT-base; the smallest mistake worth finding, the other kind of GELU, gives 4e-5 to 9e-5 there.
+# Largest difference allowed, as a share of the largest logit. Float32 sums taken in another order differ by 1e-6 or
+# less in BEiT-base; the smallest mistake worth finding, the other kind of GELU, gives 4e-5 to 9e-5 there.
 TOLERANCE = 2e-5
 
 

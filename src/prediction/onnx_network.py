@@ -1,0 +1,49 @@
+"""Running an exported ONNX file by ONNX Runtime. Imports no MindSpore: a machine that only predicts needs none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+
+from src.errors import UserError
+from src.export.onnx_metadata import from_metadata
+from src.model_info import ModelInfo
+
+PROVIDERS = {"CPU": "CPUExecutionProvider", "GPU": "CUDAExecutionProvider", "Ascend": "CANNExecutionProvider"}
+ERRORS_ONLY = 3  # of ONNX Runtime's log
+
+
+def load_onnx(path: Path, device_target: str, device_id: int) -> tuple[Callable[[np.ndarray], np.ndarray], ModelInfo]:
+    """Load `path` onto a device (CPU, GPU or Ascend): the network, for any batch, and what the file says of itself.
+
+    The network takes images float32 [B, 3, S, S], normalised, and gives logits float32 [B, num_classes]. Raises
+    `UserError` for a damaged file, one of another program, and a device that this ONNX Runtime cannot use.
+    """
+    session = _session(path, device_target, device_id)
+    info = from_metadata(session.get_modelmeta().custom_metadata_map, str(path))
+    image, logits = session.get_inputs()[0].name, session.get_outputs()[0].name
+
+    def run(images: np.ndarray) -> np.ndarray:
+        return session.run([logits], {image: images})[0]
+
+    return run, info
+
+
+def _session(path: Path, device_target: str, device_id: int) -> onnxruntime.InferenceSession:
+    provider = PROVIDERS[device_target]
+    if provider not in onnxruntime.get_available_providers():
+        raise UserError(
+            f"device_target is {device_target}, and the installed ONNX Runtime cannot use it (it has no {provider}): "
+            f"pass --device_target CPU, or install the ONNX Runtime of that device"
+        )
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = ERRORS_ONLY
+    device = {} if device_target == "CPU" else {"device_id": device_id}
+    try:
+        return onnxruntime.InferenceSession(path, options, providers=[(provider, device)])
+    except Exception as error:  # ONNX Runtime's exceptions have no base class of their own
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{path} cannot be loaded as an ONNX file ({reason}): export the checkpoint again") from error

@@ -1,0 +1,114 @@
+"""How an exported file is compared and published, and the MINDIR file."""
+
+from __future__ import annotations
+
+import os
+import stat
+
+import mindspore as ms
+import mindspore.train.serialization
+import numpy as np
+import pytest
+from mindspore import Tensor
+
+from src.errors import RunError, UserError
+from src.export.check import TOLERANCE, Difference, largest_difference, random_images, require_agreement
+from src.export.mindspore_file import mindir_run, write_mindir
+from src.export.publish import appears_whole
+from src.vit import VisionTransformer
+
+SIZES = {"image_size": 16, "patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2, "num_classes": 4}
+
+
+def sums(images: np.ndarray) -> np.ndarray:
+    return images.sum(axis=(1, 2, 3))[:, None].repeat(2, axis=1)
+
+
+def test_difference_is_the_largest_over_both_ways_of_batching():
+    images = random_images(4)
+    assert images.shape == (3, 3, 4, 4)
+    expected = sums(images)
+    assert largest_difference(sums, images, expected) == Difference(0.0, 0.0)
+    scale = np.abs(expected).max()
+    one_wrong = expected.copy()
+    one_wrong[1, 1] += 3.0
+    difference = largest_difference(sums, images, one_wrong)
+    assert difference.absolute == pytest.approx(3.0, rel=1e-5)
+    assert difference.relative == pytest.approx(3.0 / np.abs(one_wrong).max(), rel=1e-5)
+    only_together = largest_difference(lambda x: sums(x) + 2.0 * (len(x) > 1), images, expected)
+    only_alone = largest_difference(lambda x: sums(x) + 2.0 * (len(x) == 1), images, expected)
+    assert only_together.absolute == only_alone.absolute == pytest.approx(2.0, rel=1e-5)
+    assert only_alone.relative == pytest.approx(2.0 / scale, rel=1e-5)
+
+
+def test_agreement_is_required_to_the_tolerance_and_of_numbers_only():
+    require_agreement(Difference(1.0, TOLERANCE), "beit.onnx")
+    text = r"beit\.onnx was not written: its logits differ from the network's by 1\.00e-03, which is 3\.00e-05 of the"
+    with pytest.raises(RunError, match=text):
+        require_agreement(Difference(1e-3, 3e-5), "beit.onnx")
+    with pytest.raises(RunError, match="nan"):
+        require_agreement(Difference(float("nan"), float("nan")), "beit.onnx")
+    assert np.isnan(largest_difference(lambda x: sums(x) * np.nan, random_images(4), sums(random_images(4))).relative)
+
+
+def test_published_files_come_together_and_are_readable(tmp_path):
+    target = tmp_path / "beit.mindir"
+    target.write_text("old")
+    variables = tmp_path / "beit_variables"
+    variables.mkdir()
+    (variables / "old").write_text("old")
+    with appears_whole(target) as path:
+        assert path.name == "beit.mindir"
+        path.write_text("new")
+        path.chmod(stat.S_IRUSR)
+        (path.parent / "beit_variables").mkdir(mode=0o700)
+        (path.parent / "beit_variables" / "data_0").write_text("weights")
+        assert target.read_text() == "old"
+    assert target.read_text() == "new"
+    assert sorted(os.listdir(tmp_path)) == ["beit.mindir", "beit_variables"]
+    assert os.listdir(variables) == ["data_0"]
+    mask = os.umask(0)
+    os.umask(mask)
+    assert stat.S_IMODE(target.stat().st_mode) == 0o666 & ~mask
+    assert stat.S_IMODE(variables.stat().st_mode) == 0o777 & ~mask
+
+
+def test_a_failed_export_leaves_the_older_one_and_nothing_else(tmp_path):
+    target = tmp_path / "beit.onnx"
+    target.write_text("old")
+
+    def fail() -> None:
+        with appears_whole(target) as path:
+            path.write_text("half")
+            raise RunError("differs")
+
+    with pytest.raises(RunError, match="differs"):
+        fail()
+    assert target.read_text() == "old"
+    assert os.listdir(tmp_path) == ["beit.onnx"]
+
+
+def test_an_export_that_the_system_refuses_names_the_file(tmp_path):
+    nowhere = tmp_path / "nowhere" / "beit.onnx"
+    text = r"beit\.onnx cannot be written \(No such file or directory\): choose another folder"
+    with pytest.raises(UserError, match=text), appears_whole(nowhere):
+        pass
+
+
+@pytest.mark.parametrize("weights_apart", [False, True])
+@pytest.mark.parametrize("options", [{}, {"abs_pos_emb": True, "mean_pooling": False, "approximate_gelu": True}])
+def test_mindir_serves_any_batch_and_gives_the_networks_logits(weights_apart, options, tmp_path, monkeypatch):
+    """`weights_apart` lowers the 1 GB above which MindSpore stores the weights in a folder beside the graph."""
+    monkeypatch.setattr(mindspore.train.serialization, "TOTAL_SAVE", 1 if weights_apart else 1 << 20)
+    ms.set_context(mode=ms.GRAPH_MODE)
+    network = VisionTransformer(**SIZES, init_scale=1.0, **options).set_train(False)
+    images = random_images(16)
+    expected = network(Tensor(images)).asnumpy()
+    with appears_whole(tmp_path / "beit.mindir") as path:
+        write_mindir(network, 16, path)
+    entries = ["beit.mindir", "beit_variables"] if weights_apart else ["beit.mindir"]
+    assert sorted(os.listdir(tmp_path)) == entries
+    run = mindir_run(tmp_path / "beit.mindir")
+    # MindSpore's own graph runs again, only for another batch size
+    assert largest_difference(run, images, expected).relative <= 1e-6
+    ms.set_context(mode=ms.PYNATIVE_MODE)
