@@ -1,0 +1,1 @@
+"""Weight files: reading and writing foreign formats, translating names, fitting weights to a network."""

@@ -1,0 +1,249 @@
+"""MindSpore's `.ckpt` format: protobuf messages, one per array, set one behind the other.
+
+The message is `Checkpoint { repeated Value value = 1 }`, `Value { string tag = 1; TensorProto tensor = 2 }`,
+`TensorProto { repeated int64 dims = 1; string tensor_type = 2; bytes tensor_content = 3 }` (checkpoint.proto).
+Read and written here, array by array, and not by `mindspore.load_checkpoint`: that needs the whole file in memory
+twice, is bound to protobuf's 2 GB, prints its own lines for a bad file, and takes a file that was cut between two
+arrays for a whole one. What is written here `mindspore.load_checkpoint` reads, and the other way round.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from src.errors import UserError
+from src.weights.arrays import bfloat16_to_float32
+
+# MindSpore cuts longer contents into several messages of the same tag, since protobuf has a limit.
+MAX_CONTENT_BYTES = 512 * 1024 * 1024
+
+# The trailer of `mindspore.save_checkpoint(..., crc_check=True)`: this word and a CRC-32 in 10 big-endian bytes.
+CRC_WORD = b"crc_num"
+CRC_TRAILER_BYTES = len(CRC_WORD) + 10
+
+BFLOAT16 = "BFloat16"
+TEXT = "str"
+DTYPES = {
+    "Float64": np.float64,
+    "Float32": np.float32,
+    "Float16": np.float16,
+    "Int64": np.int64,
+    "Int32": np.int32,
+    "Int16": np.int16,
+    "Int8": np.int8,
+    "UInt64": np.uint64,
+    "UInt32": np.uint32,
+    "UInt16": np.uint16,
+    "UInt8": np.uint8,
+    "Bool": np.bool_,
+}
+NAMES = {np.dtype(dtype): name for name, dtype in DTYPES.items()}
+
+_VARINT, _BYTES = 0, 2  # protobuf's wire types
+_VALUE_KEY = bytes([1 << 3 | _BYTES])
+
+
+class _Malformed(Exception):
+    """The bytes are not a checkpoint; the text says in what way."""
+
+
+def looks_like_ckpt(start: bytes) -> bool:
+    """Whether a file's first byte opens a `Checkpoint.value`."""
+    return start[:1] == _VALUE_KEY
+
+
+def write_ckpt(file: BinaryIO, arrays: Iterable[tuple[str, np.ndarray]]) -> None:
+    """Write named arrays (any type of `DTYPES`, at least one element each) into an open file, in the order given."""
+    for name, array in arrays:
+        head = b"".join(_key(1, _VARINT) + _varint(size) for size in array.shape)
+        head += _chunk(2, NAMES[array.dtype].encode())
+        content = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+        for start in range(0, len(content), MAX_CONTENT_BYTES):
+            part = content[start : start + MAX_CONTENT_BYTES]
+            tensor = head + _key(3, _BYTES) + _varint(len(part))
+            value = _chunk(1, name.encode()) + _key(2, _BYTES) + _varint(len(tensor) + len(part)) + tensor
+            file.write(_VALUE_KEY + _varint(len(value) + len(part)) + value)
+            file.write(part)
+
+
+def read_ckpt(path: Path) -> Iterator[tuple[str, np.ndarray]]:
+    """The file's arrays one by one, in its order (bfloat16 as float32); texts that somebody appended are skipped.
+
+    Raises `UserError` for a file that is not a checkpoint or is damaged. A file that was cut between two arrays cannot
+    be told from a whole one here: the caller knows what must be there.
+    """
+    try:
+        with open(path, "rb") as file:
+            yield from _read(file)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror or error})") from error
+    except _Malformed as error:
+        raise UserError(
+            f"{path} is damaged or not a MindSpore checkpoint ({error}): use an earlier one, or copy it again"
+        ) from error
+
+
+@dataclass
+class _Tensor:
+    """One `TensorProto`, or several of the same tag put together."""
+
+    tag: str
+    dims: list[int] = field(default_factory=list)
+    tensor_type: str = ""
+    content: list[memoryview] = field(default_factory=list)
+
+    def continues(self, other: _Tensor) -> bool:
+        """Whether this is the next part of `other`."""
+        return (self.tag, self.dims, self.tensor_type) == (other.tag, other.dims, other.tensor_type)
+
+    def array(self) -> np.ndarray:
+        """The numbers; `_Malformed` if type, shape and length do not agree."""
+        if self.tensor_type != BFLOAT16 and self.tensor_type not in DTYPES:
+            raise _Malformed(f"parameter '{self.tag}' is of unknown type '{self.tensor_type}'")
+        dtype = np.dtype(np.uint16 if self.tensor_type == BFLOAT16 else DTYPES[self.tensor_type])
+        shape = () if self.dims == [0] else tuple(self.dims)  # MindSpore reads [0] as a scalar
+        content = b"".join(self.content)
+        if len(content) != math.prod(shape) * dtype.itemsize:
+            raise _Malformed(
+                f"parameter '{self.tag}' of type {self.tensor_type} and shape {shape} holds {len(content)} bytes"
+            )
+        array = np.frombuffer(content, dtype).reshape(shape)
+        return bfloat16_to_float32(array) if self.tensor_type == BFLOAT16 else array
+
+
+def _read(file: BinaryIO) -> Iterator[tuple[str, np.ndarray]]:
+    waiting: _Tensor | None = None
+    for tensor in _tensors(file):
+        if tensor.tensor_type == TEXT:
+            continue
+        if waiting is not None and tensor.continues(waiting):
+            waiting.content += tensor.content
+            continue
+        if waiting is not None:
+            yield waiting.tag, waiting.array()
+        waiting = tensor
+    if waiting is not None:
+        yield waiting.tag, waiting.array()
+
+
+def _tensors(file: BinaryIO) -> Iterator[_Tensor]:
+    """The messages of the file; the CRC of the trailer, if there is one, is compared at the end."""
+    end, crc = _end_and_crc(file)
+    running = 0
+    while file.tell() < end:
+        head = file.read(min(11, end - file.tell()))
+        if head[:1] != _VALUE_KEY:
+            raise _Malformed("a message does not begin where the one before ends")
+        size, used = _read_varint(memoryview(head), 1)
+        if size > end - file.tell() + len(head) - used:
+            raise _Malformed("it is cut short")
+        file.seek(used - len(head), os.SEEK_CUR)
+        body = file.read(size)
+        if len(body) != size:
+            raise _Malformed("it is cut short")
+        if crc is not None:
+            running = zlib.crc32(body, zlib.crc32(head[:used], running))
+        yield _parse_value(memoryview(body))
+    if crc is not None and running != crc:
+        raise _Malformed("its checksum does not match")
+
+
+def _end_and_crc(file: BinaryIO) -> tuple[int, int | None]:
+    size = file.seek(0, os.SEEK_END)
+    trailer = b""
+    if size >= CRC_TRAILER_BYTES:
+        file.seek(-CRC_TRAILER_BYTES, os.SEEK_END)
+        trailer = file.read()
+    file.seek(0)
+    if trailer.startswith(CRC_WORD):
+        return size - CRC_TRAILER_BYTES, int.from_bytes(trailer[len(CRC_WORD) :], "big")
+    return size, None
+
+
+def _parse_value(body: memoryview) -> _Tensor:
+    tag, tensor = None, None
+    for number, value in _fields(body):
+        if number == 1 and isinstance(value, memoryview):
+            tag = _text(value)
+        elif number == 2 and isinstance(value, memoryview):
+            tensor = value
+        else:
+            raise _Malformed("a message holds something other than one array")
+    if tag is None or tensor is None:
+        raise _Malformed("a message lacks its name or its array")
+    result = _Tensor(tag)
+    for number, value in _fields(tensor):
+        if number == 1 and isinstance(value, int):
+            result.dims.append(value)
+        elif number == 2 and isinstance(value, memoryview):
+            result.tensor_type = _text(value)
+        elif number == 3 and isinstance(value, memoryview):
+            result.content.append(value)
+        else:
+            raise _Malformed(f"parameter '{tag}' has an unknown field")
+    return result
+
+
+def _fields(data: memoryview) -> Iterator[tuple[int, int | memoryview]]:
+    """Number and value of each field of a message; only the two wire types that checkpoints use are known."""
+    position = 0
+    while position < len(data):
+        key, position = _read_varint(data, position)
+        number, wire_type = key >> 3, key & 7
+        if wire_type == _VARINT:
+            value, position = _read_varint(data, position)
+            yield number, value
+        elif wire_type == _BYTES:
+            size, position = _read_varint(data, position)
+            if size > len(data) - position:
+                raise _Malformed("a field is longer than its message")
+            yield number, data[position : position + size]
+            position += size
+        else:
+            raise _Malformed(f"a field is of wire type {wire_type}")
+
+
+def _read_varint(data: memoryview, position: int) -> tuple[int, int]:
+    """A protobuf integer at `position`, and the position behind it."""
+    value = 0
+    for shift in range(0, 70, 7):
+        if position >= len(data):
+            break
+        byte = data[position]
+        position += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, position
+    raise _Malformed("a number is cut short")
+
+
+def _text(data: memoryview) -> str:
+    try:
+        return bytes(data).decode()
+    except UnicodeDecodeError as error:
+        raise _Malformed("a name is not UTF-8") from error
+
+
+def _varint(value: int) -> bytes:
+    result = bytearray()
+    while value > 0x7F:
+        result.append(value & 0x7F | 0x80)
+        value >>= 7
+    result.append(value)
+    return bytes(result)
+
+
+def _key(number: int, wire_type: int) -> bytes:
+    return _varint(number << 3 | wire_type)
+
+
+def _chunk(number: int, content: bytes) -> bytes:
+    return _key(number, _BYTES) + _varint(len(content)) + content

@@ -1,0 +1,143 @@
+"""Checkpoints of any format that BEiT is published in, read as this project's own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from src.checkpoint import MODEL_INFO, Checkpoint, assemble, read_entries, read_start
+from src.errors import UserError
+from src.model_info import IMAGENET_DEFAULT_MEAN_STD, ModelInfo
+from src.weights.arrays import as_weights
+from src.weights.mindspore_file import looks_like_ckpt
+from src.weights.model_hub import stated_beside
+from src.weights.names import INDEX_BUFFER, recognise, to_authors
+from src.weights.safetensors_file import looks_like_safetensors
+from src.weights.sizes import Sizes, find_arch, measure, model_info
+from src.weights.state_dict import find_state_dict, script_arguments
+from src.weights.torch_file import looks_like_torch, open_torch_file
+
+# Fields of ModelInfo that weights themselves cannot say.
+UNSEEN = ("class_names", "mean", "std", "crop_pct", "interpolation", "approximate_gelu")
+
+# Fields that they do say (the first one only where there is a table of positions).
+SEEN = (
+    *("image_size", "num_classes", "rel_pos_bias", "shared_rel_pos_bias"),
+    *("abs_pos_emb", "layer_scale", "mean_pooling"),
+)
+
+# timm's published evaluation, and the value in the authors' own model configurations: the whole image from 384 on.
+CROP_PCT_FROM_384 = 1.0
+
+# What MindSpore's ModelCheckpoint callback writes beside the weights.
+MINDSPORE_COUNTERS = ("epoch_num", "step_num")
+
+
+def load_pretrained(path: Path | str, *, arch: str | None = None, ema: bool = False) -> Checkpoint:
+    """Read a checkpoint of this project, the authors, timm or transformers; the format is recognised by its content.
+
+    Args:
+        arch: the architecture that the file must be of; without it, the one that its sizes fit.
+        ema: take the averaged weights in place of the raw ones, and no optimizer or training state.
+
+    Returns:
+        The weights in float32 under the authors' names, without index buffers but with what only pre-training uses.
+        For a foreign file `format` is `unilm`, `timm` or `hf` (or `mindspore` for a plain MindSpore file), and
+        `guessed` names what the file did not state; the image size is that of the position tables.
+
+    Raises `UserError`, one line naming the file and where possible the parameter, for everything that can be wrong.
+    """
+    path = Path(path)
+    start = read_start(path)
+    if looks_like_torch(start):
+        return _from_torch(path, arch, ema)
+    if looks_like_ckpt(start) or looks_like_safetensors(start):
+        entries = dict(read_entries(path))
+        if MODEL_INFO in entries:
+            return _own(assemble(entries, path), path, arch, ema)
+        if ema:
+            raise UserError(f"{path} holds no averaged weights: leave out --ema")
+        if looks_like_ckpt(start):
+            entries = {name: array for name, array in entries.items() if name not in MINDSPORE_COUNTERS}
+        source = recognise(entries, path)
+        return _foreign(entries, source if looks_like_safetensors(start) else "mindspore", path, arch, {})
+    raise UserError(f"{path} is no checkpoint: {_what_it_seems(start)}")
+
+
+def _own(checkpoint: Checkpoint, path: Path, arch: str | None, ema: bool) -> Checkpoint:
+    if arch is not None and arch != checkpoint.info.arch:
+        raise UserError(f"{path} is a {checkpoint.info.arch}, not a {arch}: give its own arch")
+    if ema and checkpoint.ema is None:
+        raise UserError(f"{path} holds no averaged weights: leave out --ema")
+    weights = as_weights(checkpoint.ema if ema and checkpoint.ema is not None else checkpoint.weights, path)
+    sizes = measure(weights, path)
+    measured = model_info(sizes, checkpoint.info.arch)
+    for field in SEEN if sizes.grid else SEEN[1:]:
+        said, found = getattr(checkpoint.info, field), getattr(measured, field)
+        if said != found:
+            raise UserError(f"{path} says {field} {said}, its weights say {found}: it was changed by another program")
+    if ema:
+        return Checkpoint(weights, checkpoint.info)
+    return replace(checkpoint, weights=weights)
+
+
+def _from_torch(path: Path, arch: str | None, ema: bool) -> Checkpoint:
+    with open_torch_file(path) as (content, read_tensor):
+        tensors = find_state_dict(content, ema, path)
+        source = recognise(tensors, path)
+        wanted = {name: tensor for name, tensor in tensors.items() if not name.endswith(INDEX_BUFFER)}
+        arrays = {name: read_tensor(tensor, name) for name, tensor in wanted.items()}
+    return _foreign(arrays, source, path, arch, _stated_by_script(script_arguments(content)))
+
+
+def _foreign(
+    arrays: Mapping[str, np.ndarray], source: str, path: Path, arch: str | None, stated: Mapping[str, Any]
+) -> Checkpoint:
+    weights = as_weights(to_authors(arrays, source, path), path)
+    sizes = measure(weights, path)
+    stated = {**stated_beside(path), **stated}
+    info = _complete(model_info(sizes, find_arch(sizes, arch, path)), sizes, stated, path)
+    guessed = frozenset(field.name for field in fields(ModelInfo) if field.name in UNSEEN) - frozenset(stated)
+    return Checkpoint(weights, info, format=source, guessed=guessed)
+
+
+def _complete(info: ModelInfo, sizes: Sizes, stated: Mapping[str, Any], path: Path) -> ModelInfo:
+    """`info` with what is stated, and the best guess for the rest of what weights cannot say."""
+    guess: dict[str, Any] = {}
+    if info.image_size >= 384:
+        guess["crop_pct"] = CROP_PCT_FROM_384
+    if any(word in path.name for word in ("beitv2", "pt1k")):
+        # trained on ImageNet-1k alone, which the authors do with ImageNet's own mean and std
+        guess["mean"], guess["std"] = IMAGENET_DEFAULT_MEAN_STD
+    info = replace(info, **{**guess, **stated})
+    if info.class_names and len(info.class_names) != sizes.num_classes:
+        raise UserError(
+            f"{path}: config.json beside it names {len(info.class_names)} classes, the head has {sizes.num_classes}: "
+            "move the weights to a folder of their own"
+        )
+    return info
+
+
+def _stated_by_script(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """What the authors' script was told of the images."""
+    stated: dict[str, Any] = {}
+    imagenet = arguments.get("imagenet_default_mean_and_std")
+    if imagenet is True:
+        stated["mean"], stated["std"] = IMAGENET_DEFAULT_MEAN_STD
+    elif imagenet is False:
+        stated["mean"], stated["std"] = ModelInfo.mean, ModelInfo.std
+    if isinstance(crop_pct := arguments.get("crop_pct"), float):
+        stated["crop_pct"] = crop_pct
+    return stated
+
+
+def _what_it_seems(start: bytes) -> str:
+    if start.startswith(b"version https://git-lfs"):
+        return "it is a Git LFS pointer; fetch the file itself with 'git lfs pull'"
+    if start.lstrip()[:1] == b"<":
+        return "it seems to be a web page; download the file itself"
+    return "it is neither a MindSpore, a safetensors nor a PyTorch file, or it is damaged"
