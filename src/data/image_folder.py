@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -24,8 +24,8 @@ class ImageFolder:
 
     root: Path
     classes: tuple[str, ...]
-    paths: tuple[Path, ...]
-    labels: np.ndarray
+    paths: tuple[Path, ...] = field(repr=False)
+    labels: np.ndarray = field(repr=False)
 
     def __len__(self) -> int:
         return len(self.paths)

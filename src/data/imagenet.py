@@ -126,6 +126,8 @@ class TrainLoader:
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[TrainBatch]:
         """The micro-batches of an epoch from step `start_step` on, `accumulation_steps` of them for each step."""
+        if not 0 <= start_step <= self.steps_per_epoch:
+            raise ValueError(f"step {start_step} of an epoch of {self.steps_per_epoch} steps")
         return _run(self._jobs(epoch, start_step), self.num_workers, self.batch_size, self._runs)
 
     def close(self) -> None:

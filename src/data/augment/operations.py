@@ -65,10 +65,13 @@ def _translate_y(image: Image.Image, share: float, resample: Image.Resampling, f
 
 
 def _posterize(image: Image.Image, bits: float) -> Image.Image:
-    """Keep the upper `bits` of each value. 0 bits (and fewer, beyond level 10) are black: timm reaches that with
-    `ImageOps.posterize`, which has refused it since Pillow 13."""
-    kept = 256 - 2 ** (8 - int(bits)) if bits > 0 else 0
-    return image.point([value & kept for value in range(256)] * 3)
+    """Keep the upper `bits` of each value.
+
+    0 bits (or fewer, beyond level 10) are black. timm gets there with `ImageOps.posterize`, which refuses it since
+    Pillow 13.
+    """
+    dropped = 8 - min(8, max(0, int(bits)))
+    return image.point([value >> dropped << dropped for value in range(256)] * 3)
 
 
 def _solarize_add(image: Image.Image, add: float) -> Image.Image:

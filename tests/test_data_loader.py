@@ -1,0 +1,463 @@
+"""The loaders: what an epoch holds, its independence of workers, ranks and accumulation, and how threads end."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from src.data.augment.mixup import Mixup
+from src.data.decode import UnreadableImage
+from src.data.imagenet import EvalLoader, TrainLoader, read_image_folder
+from src.data.prefetch import Prefetcher
+from src.data.sampling import batch_generator, epoch_order, local_positions, sample_generator, sample_keys
+from src.data.transforms import eval_transform, train_transform
+from src.errors import UserError
+
+SIZE = 4
+IMAGES = 40
+RAW = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
+
+
+class Plain:
+    """A transform that changes nothing and waits, so that an image can be recognised by its colour."""
+
+    image_size = SIZE
+
+    def __init__(self, seconds: float = 0.0) -> None:
+        self.seconds = seconds
+        self.calls = 0
+
+    def __call__(self, image: Image.Image, rng: np.random.Generator | None = None, *, out: np.ndarray) -> None:
+        self.calls += 1
+        time.sleep(self.seconds)
+        eval_transform(image_size=SIZE, crop_pct=1.0, **RAW)(image, out=out)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    """40 images, in four classes of 10; image number i is red value i."""
+    folder = tmp_path_factory.mktemp("images")
+    for index in range(IMAGES):
+        place = folder / f"class{index // 10}"
+        place.mkdir(exist_ok=True)
+        Image.new("RGB", (SIZE, SIZE), (index, 255 - index, 10)).save(place / f"{index:03}.ppm")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folder(root):
+    return read_image_folder(root)
+
+
+def numbers(images: np.ndarray) -> list[int]:
+    """Which images these are, by their red value."""
+    return np.rint(images[:, 0, 0, 0] * 255).astype(int).tolist()
+
+
+def subset(folder, count: int):
+    return read_image_folder(folder.root, count)
+
+
+def loader(folder, **options) -> TrainLoader:
+    defaults = {
+        "transform": Plain(),
+        "mixup": None,
+        "num_classes": 4,
+        "batch_size": 4,
+        "seed": 0,
+        "num_workers": 1,
+        "label_smoothing": 0.0,
+    }
+    return TrainLoader(folder, **{**defaults, **options})
+
+
+def augmenting() -> object:
+    return train_transform(
+        image_size=SIZE,
+        min_crop=0.3,
+        interpolation="bicubic",
+        auto_augment="rand-m9-mstd0.5-inc1",
+        re_prob=0.5,
+        re_mode="pixel",
+        re_count=1,
+        **RAW,
+    )
+
+
+def worker_threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name.startswith("data-worker")]
+
+
+def assert_no_workers_left() -> None:
+    deadline = time.monotonic() + 5
+    while worker_threads() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert worker_threads() == []
+
+
+# --- what is in an epoch ---
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    size=st.integers(1, IMAGES),
+    batch_size=st.integers(1, 4),
+    ranks=st.integers(1, 3),
+    accumulation=st.integers(1, 3),
+    epoch=st.integers(0, 3),
+)
+def test_all_ranks_together_see_the_images_of_each_step_once_however_it_is_divided(
+    folder, size, batch_size, ranks, accumulation, epoch
+):
+    images = subset(folder, size)
+    options = {"accumulation_steps": accumulation, "batch_size": batch_size}
+    whole = batch_size * ranks * accumulation
+    if size < whole:
+        with pytest.raises(UserError):
+            loader(images, ranks=ranks, **options)
+        return
+    steps = [[] for _ in range(size // whole)]
+    for rank in range(ranks):
+        ours = loader(images, rank=rank, ranks=ranks, **options)
+        assert ours.steps_per_epoch == len(steps)
+        batches = list(ours.epoch(epoch))
+        assert len(batches) == len(steps) * accumulation
+        for number, batch in enumerate(batches):
+            steps[number // accumulation].extend(numbers(batch.image))
+    undivided = [numbers(batch.image) for batch in loader(images, batch_size=whole).epoch(epoch)]
+    assert [sorted(step) for step in steps] == [sorted(step) for step in undivided]
+    seen = Counter(number for step in steps for number in step)
+    assert set(seen.values()) == {1}
+
+
+def as_multiset(batches: list) -> Counter:
+    return Counter(
+        (image.tobytes(), target.tobytes(), int(key))
+        for batch in batches
+        for image, target, key in zip(batch.image, batch.target, batch.key)
+    )
+
+
+@pytest.mark.parametrize("mode", ["batch", "pair", "elem"])
+def test_one_rank_of_8_two_of_4_and_4_accumulated_twice_give_the_same_mixed_images(folder, mode):
+    options = {"transform": augmenting(), "mixup": Mixup(0.8, 1.0, mode=mode), "label_smoothing": 0.1, "seed": 5}
+    whole = list(loader(folder, batch_size=8, **options).epoch(1))
+    two = [list(loader(folder, batch_size=4, rank=rank, ranks=2, **options).epoch(1)) for rank in (0, 1)]
+    twice = list(loader(folder, batch_size=4, accumulation_steps=2, **options).epoch(1))
+    four = [
+        list(loader(folder, batch_size=2, rank=rank, ranks=2, accumulation_steps=2, **options).epoch(1))
+        for rank in (0, 1)
+    ]
+    assert len(whole) == 5
+    for step, batch in enumerate(whole):
+        expected = as_multiset([batch])
+        assert sum(expected.values()) == len(expected) == 8
+        assert as_multiset([two[0][step], two[1][step]]) == expected
+        assert as_multiset(twice[2 * step : 2 * step + 2]) == expected
+        assert as_multiset([batch for rank in four for batch in rank[2 * step : 2 * step + 2]]) == expected
+    # every class has 0.025 by smoothing; a mixed image of two classes has more in both
+    assert any((batch.target > 0.1).sum(axis=1).max() == 2 for batch in whole)
+
+
+def test_batches_are_the_same_with_one_worker_and_with_four(folder):
+    options = {"transform": augmenting(), "mixup": Mixup(0.8, 1.0, mode="elem"), "batch_size": 6}
+    one = list(loader(folder, num_workers=1, **options).epoch(0))
+    four = list(loader(folder, num_workers=4, **options).epoch(0))
+    assert len(one) == len(four) == 6
+    for ours, theirs in zip(one, four):
+        for name in ("image", "target", "key"):
+            np.testing.assert_array_equal(getattr(ours, name), getattr(theirs, name))
+
+
+def test_epochs_and_seeds_shuffle_differently_and_repeat_exactly(folder):
+    def order(seed: int, epoch: int) -> list[int]:
+        return [number for batch in loader(folder, seed=seed).epoch(epoch) for number in numbers(batch.image)]
+
+    assert order(0, 0) == order(0, 0)
+    orders = {tuple(order(seed, epoch)) for seed in (0, 1) for epoch in (0, 1, 2)}
+    assert len(orders) == 6
+    assert all(sorted(numbers) == list(range(IMAGES)) for numbers in orders)
+
+
+def test_what_happens_to_an_image_changes_with_epoch_and_seed(folder):
+    def augmented(seed: int, epoch: int) -> dict[int, bytes]:
+        ours = loader(folder, transform=augmenting(), seed=seed, batch_size=40)
+        batch = next(ours.epoch(epoch))
+        return {int(index): image.tobytes() for index, image in zip(epoch_order(seed, epoch, IMAGES), batch.image)}
+
+    first, again, other_epoch, other_seed = augmented(0, 0), augmented(0, 0), augmented(0, 1), augmented(1, 0)
+    assert first == again
+    assert sum(first[index] == other_epoch[index] for index in first) <= 2
+    assert sum(first[index] == other_seed[index] for index in first) <= 2
+
+
+@settings(deadline=None, max_examples=10)
+@given(start=st.integers(0, 5), accumulation=st.integers(1, 2))
+def test_an_epoch_from_a_later_step_equals_the_epoch_without_the_steps_before_it(folder, start, accumulation):
+    ours = loader(folder, transform=augmenting(), mixup=Mixup(0.8, 1.0), accumulation_steps=accumulation)
+    start = min(start, ours.steps_per_epoch)
+    late = list(ours.epoch(2, start_step=start))
+    whole = list(ours.epoch(2))[start * accumulation :]
+    assert len(late) == len(whole)
+    for ours_now, theirs in zip(late, whole):
+        np.testing.assert_array_equal(ours_now.image, theirs.image)
+        np.testing.assert_array_equal(ours_now.target, theirs.target)
+        np.testing.assert_array_equal(ours_now.key, theirs.key)
+
+
+def test_labels_are_the_images_classes_and_smoothed(folder):
+    batch = next(loader(folder, label_smoothing=0.2, num_classes=5).epoch(0))
+    assert batch.target.argmax(axis=1).tolist() == [number // 10 for number in numbers(batch.image)]
+    np.testing.assert_allclose(np.sort(batch.target, axis=1), [[0.04] * 4 + [0.84]] * 4, rtol=1e-6)
+    assert (batch.image.dtype, batch.target.dtype, batch.key.dtype) == (np.float32, np.float32, np.int32)
+
+
+def test_from_mixup_off_epoch_on_images_are_unmixed_and_targets_still_smoothed(folder):
+    options = {"label_smoothing": 0.1, "batch_size": 8}
+    mixed = loader(folder, mixup=Mixup(0.8, 1.0, off_epoch=1.0), **options)
+    plain = loader(folder, **options)
+    assert not np.array_equal(next(mixed.epoch(0)).image, next(plain.epoch(0)).image)
+    ours, theirs = next(mixed.epoch(1)), next(plain.epoch(1))
+    assert sorted(numbers(ours.image)) == sorted(numbers(theirs.image))
+    np.testing.assert_allclose(ours.target.max(axis=1), 0.925)
+
+
+def test_a_batch_keeps_its_values_while_later_ones_are_made(folder):
+    batches = loader(folder).epoch(0)
+    first = next(batches)
+    kept = first.image.copy()
+    list(batches)
+    np.testing.assert_array_equal(first.image, kept)
+
+
+# --- random numbers ---
+
+
+def test_keys_differ_by_image_epoch_and_seed_and_use_all_their_bits():
+    keys = sample_keys(0, 0, np.arange(20_000))
+    assert keys.dtype == np.int32
+    # 20,000 of 2**32 numbers: 0.05 collisions expected
+    assert len(np.unique(keys)) >= 19_998
+    bits = np.unpackbits(keys.view(np.uint8)).reshape(-1, 32).mean(axis=0)
+    assert abs(bits - 0.5).max() < 4 * 0.5 / np.sqrt(20_000)
+    for other in (sample_keys(1, 0, np.arange(20_000)), sample_keys(0, 1, np.arange(20_000))):
+        assert (keys == other).sum() <= 2
+    np.testing.assert_array_equal(sample_keys(0, 0, np.array([7, 3])), keys[[7, 3]])
+
+
+def test_generators_for_different_purposes_epochs_and_images_are_unrelated():
+    generators = [
+        *(sample_generator(seed, epoch, index) for seed in (0, 1) for epoch in (0, 1) for index in (0, 1)),
+        *(batch_generator(seed, epoch, step) for seed in (0, 1) for epoch in (0, 1) for step in (0, 1)),
+        sample_generator(-1, 0, 0),
+    ]
+    drawn = np.array([generator.random(500) for generator in generators])
+    correlation = np.corrcoef(drawn) - np.eye(len(drawn))
+    # 136 pairs at standard deviation 1 / sqrt(500): five of them
+    assert abs(correlation).max() < 5 / np.sqrt(500)
+    np.testing.assert_array_equal(sample_generator(0, 1, 1).random(500), drawn[3])
+
+
+def test_a_part_of_a_global_batch_is_the_mirrored_halves_that_mixup_needs():
+    assert local_positions(4, 0, 2).tolist() == [0, 1, 6, 7]
+    assert local_positions(4, 1, 2).tolist() == [2, 3, 4, 5]
+    assert local_positions(2, 0, 1).tolist() == [0, 1]
+    assert local_positions(3, 1, 2).tolist() == [3, 4, 5]
+
+
+# --- evaluation ---
+
+
+@settings(deadline=None, max_examples=30)
+@given(size=st.integers(1, IMAGES), batch_size=st.integers(1, 9), ranks=st.integers(1, 5))
+def test_evaluation_counts_every_image_once_for_any_number_of_images_ranks_and_batch(folder, size, batch_size, ranks):
+    images = subset(folder, size)
+    seen, lengths = [], set()
+    for rank in range(ranks):
+        ours = EvalLoader(images, Plain(), batch_size, num_workers=1, rank=rank, ranks=ranks)
+        batches = list(ours)
+        lengths |= {len(batches), len(ours)}
+        for number, batch in enumerate(batches):
+            assert batch.image.shape == (batch_size, 3, SIZE, SIZE)
+            assert batch.valid == batch_size or number == len(batches) - 1
+            assert (batch.label[batch.valid :] == -1).all()
+            assert (batch.image[batch.valid :] == 0).all()
+            found = numbers(batch.image[: batch.valid])
+            assert batch.label[: batch.valid].tolist() == [number // 10 for number in found]
+            seen.extend(found)
+    assert len(lengths) == 1
+    assert len(seen) == size
+    assert sorted(seen) == [int(path.stem) for path in images.paths]
+
+
+def test_evaluation_on_one_rank_keeps_the_folders_order_and_runs_again(folder):
+    ours = EvalLoader(folder, Plain(), 16, num_workers=3)
+    for _ in range(2):
+        assert [number for batch in ours for number in numbers(batch.image[: batch.valid])] == list(range(IMAGES))
+
+
+def test_a_rank_without_images_gets_an_empty_batch(folder):
+    ours = EvalLoader(subset(folder, 2), Plain(), 4, num_workers=1, rank=2, ranks=3)
+    (batch,) = ours
+    assert batch.valid == 0
+    assert batch.label.tolist() == [-1] * 4
+
+
+# --- what is refused ---
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (
+            {"batch_size": 8, "ranks": 3, "accumulation_steps": 2},
+            "gives 40 images, fewer than one step takes: 48 = batch_size 8 x 3 devices x accumulation_steps 2; lower",
+        ),
+        ({"num_classes": 3}, "has 4 classes, more than num_classes=3"),
+        ({"num_workers": 0}, "num_parallel_workers=0: images are read by threads; give 1 or more"),
+        (
+            {"batch_size": 5, "mixup": Mixup(0.8, 0.0)},
+            "batch_size=5: mixup and cutmix mix images in pairs; take an even",
+        ),
+    ],
+)
+def test_a_training_loader_that_cannot_work_is_refused(folder, options, complaint):
+    with pytest.raises(UserError) as error:
+        loader(folder, **options)
+    assert complaint in str(error.value)
+
+
+def test_an_evaluation_loader_without_workers_is_refused(folder):
+    with pytest.raises(UserError, match="num_parallel_workers=0"):
+        EvalLoader(folder, Plain(), 4, num_workers=0)
+
+
+def test_a_step_that_the_epoch_does_not_have_is_refused(folder):
+    with pytest.raises(ValueError, match="step 11 of an epoch of 10 steps"):
+        loader(folder).epoch(0, start_step=11)
+
+
+# --- threads ---
+
+
+def test_threads_start_with_the_first_batch_and_end_with_the_last(folder):
+    batches = loader(folder, num_workers=3).epoch(0)
+    assert worker_threads() == []
+    next(batches)
+    assert len(worker_threads()) == 3
+    assert len(list(batches)) == 9
+    assert_no_workers_left()
+
+
+def test_leaving_an_epoch_or_closing_the_loader_ends_the_threads(folder):
+    ours = loader(folder, transform=Plain(0.002), num_workers=2)
+    for _ in ours.epoch(0):
+        break
+    assert_no_workers_left()
+    kept = ours.epoch(1)
+    next(kept)
+    assert len(worker_threads()) == 2
+    ours.close()
+    assert_no_workers_left()
+    evaluation = EvalLoader(folder, Plain(0.002), 4, num_workers=2)
+    kept_too = iter(evaluation)
+    next(kept_too)
+    evaluation.close()
+    assert_no_workers_left()
+
+
+@pytest.mark.parametrize(("workers", "depth"), [(1, 2), (4, 2), (5, 3), (9, 4)])
+def test_no_more_is_prepared_than_the_prefetch_holds(folder, workers, depth):
+    transform = Plain()
+    batches = loader(folder, transform=transform, num_workers=workers).epoch(0)
+    next(batches)
+    time.sleep(0.3)
+    # the batch that was taken, and those that wait
+    assert transform.calls == (1 + depth) * 4
+    batches.close()
+
+
+def test_an_unreadable_image_ends_training_with_its_name_after_the_batches_before_it(tmp_path):
+    for index in range(12):
+        (tmp_path / "a").mkdir(exist_ok=True)
+        Image.new("RGB", (SIZE, SIZE), (index, 0, 0)).save(tmp_path / "a" / f"{index:02}.ppm")
+    broken = int(epoch_order(0, 0, 12)[5])
+    (tmp_path / "a" / f"{broken:02}.ppm").write_bytes(b"")
+    batches = loader(read_image_folder(tmp_path), num_workers=3).epoch(0)
+    assert len(numbers(next(batches).image)) == 4
+    with pytest.raises(UnreadableImage, match=rf"a/{broken:02}\.ppm: the file is empty"):
+        next(batches)
+    assert list(batches) == []
+    assert_no_workers_left()
+
+
+def test_an_unreadable_image_ends_evaluation_with_its_name(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "bad.png").write_bytes(b"no image")
+    with pytest.raises(UnreadableImage, match=r"a/bad\.png: it is not in an image format that Pillow knows"):
+        list(EvalLoader(read_image_folder(tmp_path), Plain(), 2, num_workers=2))
+    assert_no_workers_left()
+
+
+class Countdown:
+    """A job whose end fails."""
+
+    parts = 2
+
+    def do(self, part: int) -> None: ...
+
+    def finish(self) -> None:
+        raise SystemExit("not even this may leave the consumer waiting")
+
+
+def test_whatever_a_worker_raises_reaches_the_consumer_once():
+    results = Prefetcher(iter([Countdown(), Countdown()]), num_workers=2, depth=2).results()
+    with pytest.raises(SystemExit, match="not even this"):
+        next(results)
+    assert list(results) == []
+    assert_no_workers_left()
+
+
+SCRIPT = """
+import sys, time
+sys.path.insert(0, sys.argv[1])
+from tests.test_data_loader import Plain, loader
+from src.data.imagenet import read_image_folder
+batches = loader(read_image_folder(sys.argv[2]), transform=Plain(float(sys.argv[3])), num_workers=2).epoch(0)
+print(next(batches).image.shape, flush=True)
+"""
+
+
+def start_script(root: Path, seconds: float, more: str) -> subprocess.Popen:
+    repository = str(Path(__file__).parents[1])
+    command = [sys.executable, "-c", SCRIPT + more, repository, str(root), str(seconds)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_ctrl_c_ends_a_process_that_waits_for_a_batch(root):
+    # 0.4 s an image: when the first batch is there, the second takes another 0.8 s
+    process = start_script(root, 0.4, "list(batches)")
+    assert process.stdout.readline() == f"(4, 3, {SIZE}, {SIZE})\n"
+    time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert errors.rstrip().endswith("KeyboardInterrupt")
+
+
+def test_a_process_ends_although_an_epoch_was_left_open(root):
+    process = start_script(root, 0.0, "sys.modules['keep'] = batches")
+    output, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (0, "")
+    assert output == f"(4, 3, {SIZE}, {SIZE})\n"

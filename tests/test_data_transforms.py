@@ -1,0 +1,268 @@
+"""The training and evaluation transforms against timm's: crops, flips, normalisation, random erasing."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from src.data.augment.random_erasing import RandomErasing, draw_box
+from src.data.transforms import (
+    CROP_RATIO,
+    centre_crop,
+    eval_transform,
+    normalise,
+    random_crop_box,
+    resize_shorter_side,
+    train_transform,
+)
+from src.errors import UserError
+from tests.golden.data_inputs import (
+    DRAWS,
+    FILL_MEAN,
+    FILL_STD,
+    ScriptedGenerator,
+    digest,
+    example_image,
+    ks_distance,
+)
+
+GOLDEN = dict(np.load(Path(__file__).parent / "golden" / "data.npz"))
+HALF = (0.5, 0.5, 0.5)
+
+# Two samples of DRAWS each from one distribution are farther apart than this with a chance of 1 in 10,000
+# (Kolmogorov-Smirnov: sqrt(-ln(0.0001 / 2) / 2) = 2.225, times sqrt(2 / n)); discrete values are closer still.
+KS_LIMIT = 2.225 * math.sqrt(2 / DRAWS)
+
+
+def train(**options) -> object:
+    defaults = {
+        "image_size": 10,
+        "min_crop": 0.08,
+        "interpolation": "bicubic",
+        "auto_augment": None,
+        "mean": FILL_MEAN,
+        "std": FILL_STD,
+        "re_prob": 0.0,
+        "re_mode": "const",
+        "re_count": 1,
+    }
+    return train_transform(**{**defaults, **options})
+
+
+def test_the_evaluation_transform_gives_timms_pixels_for_large_small_and_odd_sizes():
+    wrong = []
+    for case, pixels in zip(GOLDEN["eval_names"], GOLDEN["eval_digests"]):
+        image_size, crop_pct, interpolation, width, height = case.split()
+        transform = eval_transform(
+            image_size=int(image_size), crop_pct=float(crop_pct), interpolation=interpolation, mean=HALF, std=HALF
+        )
+        resized = resize_shorter_side(example_image(int(width), int(height), 2), transform.resized, transform.resample)
+        cropped = np.asarray(centre_crop(resized, int(image_size)))
+        if digest(cropped.transpose(2, 0, 1)) != pixels:
+            wrong.append(case)
+    assert not wrong
+
+
+def test_the_evaluation_transform_normalises_like_torchvision():
+    transform = eval_transform(image_size=9, crop_pct=0.9, mean=FILL_MEAN, std=FILL_STD)
+    array = transform(example_image(50, 37, 3))
+    assert array.dtype == np.float32
+    np.testing.assert_array_equal(array, GOLDEN["eval_normalised"])
+
+
+def test_normalisation_writes_into_the_array_it_is_given():
+    image = Image.new("RGB", (4, 2), (0, 255, 51))
+    out = np.full((2, 3, 2, 4), 7.0, dtype=np.float32)
+    normalise(image, HALF, (0.5, 0.5, 0.25), out[1])
+    assert (out[0] == 7).all()
+    # 51 / 255 = 0.2, and (0.2 - 0.5) / 0.25 = -1.2
+    np.testing.assert_allclose(out[1].mean(axis=(1, 2)), [-1, 1, -1.2], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("rand", {"auto_augment": "rand-m9-mstd0.5-inc1"}),
+        ("random", {"auto_augment": "rand-m9-mstd0.5-inc1", "interpolation": "random"}),
+        ("none", {"interpolation": "lanczos", "color_jitter": 0.0}),
+        ("original", {"auto_augment": "original", "interpolation": "bilinear"}),
+    ],
+)
+def test_the_training_transform_gives_timms_values_when_the_same_random_numbers_are_drawn(name, options):
+    transform = train(re_prob=0.5, re_count=2, **options)
+    image = example_image(61, 47, 1)
+    expected = GOLDEN[f"train_{name}"]
+    for run, values in enumerate(expected):
+        np.testing.assert_array_equal(transform(image, ScriptedGenerator(GOLDEN, run)), values)
+
+
+def test_colours_are_jittered_without_a_policy_and_with_3_augment_only():
+    grey = Image.new("RGB", (20, 20), (100, 150, 200))
+
+    def changed(policy: str | None) -> int:
+        runs = [train(auto_augment=policy, hflip=0.0)(grey, np.random.default_rng(seed)) for seed in range(30)]
+        plain = train(color_jitter=0.0, hflip=0.0)(grey, np.random.default_rng(0))
+        return sum(not np.array_equal(run, plain) for run in runs)
+
+    assert changed(None) == 30
+    assert changed("rand-m0-p0") == 0
+    assert changed("rand-t3a-p0") == 30
+
+
+def test_an_image_is_flipped_as_often_as_hflip_says():
+    image = Image.new("RGB", (8, 8))
+    image.putpixel((0, 0), (255, 255, 255))
+
+    def flipped(hflip: float) -> int:
+        transform = train(image_size=8, min_crop=1.0, interpolation="nearest", color_jitter=0.0, hflip=hflip)
+        runs = (transform(image, np.random.default_rng(seed)) for seed in range(200))
+        return sum(run[0, 0, 7] > run[0, 0, 0] for run in runs)
+
+    assert flipped(0.0) == 0
+    assert flipped(1.0) == 200
+    assert 0.25 * 200 - 25 < flipped(0.25) < 0.25 * 200 + 25  # four standard deviations
+
+
+@pytest.mark.parametrize(("width", "height"), [(500, 375), (40, 200), (6, 5)])
+def test_crop_boxes_are_distributed_like_timms(width, height):
+    rng = np.random.default_rng(1)
+    boxes = np.array([random_crop_box(rng, width, height, (0.08, 1.0), CROP_RATIO) for _ in range(DRAWS)])
+    ours = {
+        "left": boxes[:, 0],
+        "upper": boxes[:, 1],
+        "width": boxes[:, 2] - boxes[:, 0],
+        "height": boxes[:, 3] - boxes[:, 1],
+    }
+    ours["area"] = ours["width"] * ours["height"] * 64 // (width * height)
+    for name, values in ours.items():
+        golden = GOLDEN[f"crop_{width}_{height}_{name}"]
+        distance = ks_distance(np.bincount(values, minlength=len(golden)), golden)
+        assert distance < KS_LIMIT, (name, distance)
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.integers(1, 40), st.integers(1, 40), st.floats(0.01, 1.0), st.integers(0, 2**32))
+def test_a_crop_box_lies_inside_an_image_of_any_size_and_holds_a_pixel(width, height, min_crop, seed):
+    box = random_crop_box(np.random.default_rng(seed), width, height, (min_crop, 1.0), CROP_RATIO)
+    left, upper, right, lower = box
+    assert 0 <= left < right <= width
+    assert 0 <= upper < lower <= height
+
+
+def test_a_long_strip_is_cropped_to_the_widest_allowed_box_in_its_middle():
+    # no box of 100 x 4 covers 90% of it with a ratio below 4/3, so each draw ends in the centred 5 x 4
+    box = random_crop_box(np.random.default_rng(0), 100, 4, (0.9, 1.0), CROP_RATIO)
+    assert box == (47, 0, 52, 4)
+    box = random_crop_box(np.random.default_rng(0), 3, 100, (0.9, 1.0), CROP_RATIO)
+    assert box == (0, 48, 3, 52)
+
+
+def erased_boxes(prob: float) -> tuple[np.ndarray, int]:
+    rng = np.random.default_rng(2)
+    erase = RandomErasing(prob, "const", 1)
+    boxes, missed = [], 0
+    for _ in range(DRAWS):
+        image = np.ones((1, 24, 30), dtype=np.float32)
+        erase(image, rng)
+        erased = image[0] == 0
+        if erased.any():
+            rows, columns = np.flatnonzero(erased.any(1)), np.flatnonzero(erased.any(0))
+            assert erased.sum() == len(rows) * len(columns)
+            boxes.append((rows[0], columns[0], len(rows), len(columns)))
+        else:
+            missed += 1
+    return np.array(boxes), missed
+
+
+def test_erased_boxes_are_distributed_like_timms():
+    boxes, missed = erased_boxes(0.4)
+    # both counts are binomial: four standard deviations of their difference
+    assert abs(missed - int(GOLDEN["erase_missed"])) < 4 * math.sqrt(2 * DRAWS * 0.24)
+    assert missed == pytest.approx(0.6 * DRAWS, abs=4 * math.sqrt(DRAWS * 0.24))
+    limit = 2.225 * math.sqrt(2 / (0.4 * DRAWS))
+    for column, name in enumerate(("top", "left", "height", "width")):
+        golden = GOLDEN[f"erase_{name}"]
+        distance = ks_distance(np.bincount(boxes[:, column], minlength=len(golden)), golden)
+        assert distance < limit, (name, distance)
+
+
+def test_several_erased_boxes_share_the_area_like_timms():
+    rng = np.random.default_rng(3)
+    erase = RandomErasing(1.0, "const", 3)
+    areas = []
+    for _ in range(DRAWS):
+        image = np.ones((1, 24, 30), dtype=np.float32)
+        erase(image, rng)
+        areas.append(int((image == 0).sum()))
+    golden = GOLDEN["erase_three_area"]
+    assert ks_distance(np.bincount(areas, minlength=len(golden)), golden) < KS_LIMIT
+
+
+@pytest.mark.parametrize("mode", ["rand", "pixel"])
+def test_boxes_are_filled_with_normal_noise_of_one_colour_or_per_pixel_like_timms(mode):
+    rng = np.random.default_rng(4)
+    erase = RandomErasing(1.0, mode, 1)
+    values, distinct = [], []
+    for _ in range(DRAWS // 10):
+        image = np.full((3, 24, 30), 99, dtype=np.float32)
+        erase(image, rng)
+        erased = image[image != 99].reshape(3, -1)
+        values.extend(erased[:, 0])
+        distinct.append(len(np.unique(erased)))
+    histogram = np.histogram(values, bins=np.linspace(-4, 4, 41))[0]
+    golden = GOLDEN[f"erase_{mode}_values"]
+    assert ks_distance(histogram, golden) < 2.225 * math.sqrt(2 / len(values))
+    assert np.mean(values) == pytest.approx(0, abs=4 / math.sqrt(len(values)))
+    assert np.std(values) == pytest.approx(1, abs=4 / math.sqrt(2 * len(values)))
+    fewest, most = GOLDEN[f"erase_{mode}_distinct"]
+    if mode == "rand":
+        assert (min(distinct), max(distinct)) == (fewest, most) == (3, 3)
+    else:
+        # per pixel: as many values as the box has, which is 2% to a third of 24 x 30 x 3
+        assert abs(min(distinct) - fewest) <= 20
+        assert abs(max(distinct) - most) <= 40
+
+
+def test_a_box_to_erase_is_smaller_than_the_image_on_both_sides():
+    rng = np.random.default_rng(0)
+    for _ in range(500):
+        box = draw_box(rng, 5, 4, 1)
+        if box is not None:
+            top, left, height, width = box
+            assert height < 5 >= top + height
+            assert width < 4 >= left + width
+
+
+def test_an_image_of_one_pixel_is_never_erased():
+    for seed in range(50):
+        image = np.ones((3, 1, 1), dtype=np.float32)
+        RandomErasing(1.0, "const", 1)(image, np.random.default_rng(seed))
+        assert (image == 1).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"interpolation": "cubic"}, "interpolation: 'cubic' is not a filter; take one of nearest, bilinear, bicubic"),
+        ({"re_prob": 0.1, "re_mode": "noise"}, "re_mode: 'noise' is not a way to fill; take one of const, rand, pixel"),
+        ({"re_prob": 0.1, "re_count": 0}, "re_count: 0 boxes cannot be erased; take 1 or more, or re_prob 0"),
+        ({"auto_augment": "rand-q1"}, "auto_augment: unknown field 'q1'"),
+    ],
+)
+def test_a_wrong_option_of_the_training_transform_is_refused(options, complaint):
+    with pytest.raises(UserError) as error:
+        train(**options)
+    assert complaint in str(error.value)
+
+
+def test_a_wrong_option_of_the_evaluation_transform_is_refused():
+    with pytest.raises(UserError, match=r"crop_pct: .* is above 0 and at most 1, not 1\.5"):
+        eval_transform(image_size=8, crop_pct=1.5, mean=HALF, std=HALF)
+    with pytest.raises(UserError, match="interpolation: evaluation cannot draw its filter"):
+        eval_transform(image_size=8, crop_pct=0.9, interpolation="random", mean=HALF, std=HALF)
