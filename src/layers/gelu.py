@@ -36,8 +36,7 @@ class GELU(nn.Cell):
         use_erf: for the exact form, take the device's `erf` rather than the polynomial; by default on all devices but
             the CPU.
 
-    The arithmetic is float32 whatever the type of `x`. The gradient needs no more memory than `x` and the result, from
-    which it takes `Phi`.
+    The arithmetic is float32 whatever the type of `x`. For the gradient only `x` and the result are kept in memory.
     """
 
     def __init__(self, approximate: bool = False, use_erf: bool | None = None) -> None:
@@ -49,7 +48,7 @@ class GELU(nn.Cell):
         """`x` of any shape -> the same shape and type."""
         z = ops.cast(x, ms.float32)
         if self.approximate:
-            y = z * ops.sigmoid(z * (_TANH_CUBIC * (z * z) + _TANH_LINEAR))
+            y = z * ops.sigmoid(z * (_TANH_CUBIC * (z * z) + _TANH_LINEAR))  # 0.5 * (1 + tanh(u)) = sigmoid(2 u)
         elif self.use_erf:
             y = z * (0.5 * ops.erf(z * math.sqrt(0.5)) + 0.5)
         else:
@@ -58,14 +57,15 @@ class GELU(nn.Cell):
 
     def bprop(self, x: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor]:
         """The gradient with respect to `x`, given the result `out` and its gradient `dout`."""
-        z, y = ops.cast(x, ms.float32), ops.cast(out, ms.float32)
+        z = ops.cast(x, ms.float32)
         square = z * z
-        # y / z, and 1/2 near 0: the small number is what y's type can no longer tell from 0 when squared
-        small = 1e-6 if x.dtype == ms.float16 else 1e-30
-        phi = (y * z + 0.5 * small) / (square + small)
         if self.approximate:
-            slope = phi + y * (1.0 - phi) * (3.0 * _TANH_CUBIC * square + _TANH_LINEAR)
+            gate = ops.sigmoid(z * (_TANH_CUBIC * square + _TANH_LINEAR))
+            slope = gate * (1.0 + z * (1.0 - gate) * (3.0 * _TANH_CUBIC * square + _TANH_LINEAR))
         else:
+            # Phi as result / z, and 1/2 near 0: what is added is too small to be seen but where the square vanishes
+            small = 1e-6 if x.dtype == ms.float16 else 1e-30
+            phi = (ops.cast(out, ms.float32) * z + 0.5 * small) / (square + small)
             slope = phi + z * ops.exp(-0.5 * square) * (1.0 / math.sqrt(2 * math.pi))
         return (ops.cast(ops.cast(dout, ms.float32) * slope, x.dtype),)
 

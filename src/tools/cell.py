@@ -41,10 +41,13 @@ def set_amp_level(network: nn.Cell, level: str) -> None:
     overflow, and a residual sum in float16 would not feel a branch whose layer scale is 1e-5. float16 gradients need a
     loss scale.
 
-    Raises `UserError` for another level.
+    Raises `UserError` for another level, and `RuntimeError` for a network that has been compiled already, since its
+    graph would not change.
     """
     if level not in AMP_LEVELS:
         raise UserError(f"amp_level '{level}' is unknown: choose one of {', '.join(AMP_LEVELS)}")
+    if network.compile_cache:
+        raise RuntimeError("set_amp_level must be called before the network first runs: its graph is compiled already")
     types = AMP_LEVELS[level]
     for _, cell in network.cells_and_names():
         if hasattr(cell, "matmul_dtype"):
