@@ -84,7 +84,7 @@ def _restore(parameters: Mapping[str, Parameter], stored: Mapping[str, np.ndarra
     if differing:
         where = "only this run has" if differing[0] in parameters else "only the file has"
         raise UserError(
-            f"{path} is of a run with other options: {where} {differing[0]}; optimizer, with_ema and amp_level must agree"
+            f"{path} is of a run with other options: {where} {differing[0]}; optimizer, with_ema, amp_level must agree"
         )
     for name, parameter in parameters.items():
         if tuple(parameter.shape) != stored[name].shape:
