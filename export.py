@@ -12,25 +12,21 @@ from src.errors import UserError, exit_code
 def main() -> None:
     """Rebuild the network, write it, compare the file with the network, and only then let it appear."""
     config = parse_args(sys.argv[1:], "export")
-    source = existing_file(config.pretrained)
     refuse_air_elsewhere(config.file_format, config.device_target)
 
-    # MindSpore is imported only now: a wrong option is told of at once
+    # MindSpore takes seconds to import: --help and a wrong flag do not wait
     from mindspore import Tensor
 
-    from src.agreement import agreed_info
     from src.device import start_device
     from src.export.check import largest_difference, random_images, require_agreement
     from src.export.formats import write_model
     from src.export.publish import appears_whole
     from src.rebuild import rebuild_network
-    from src.tools.get_misc import describe_model
-    from src.weights.pretrained import load_pretrained
+    from src.tools.get_misc import read_checkpoint
 
-    checkpoint = load_pretrained(source, arch=config.arch)
-    info = agreed_info(checkpoint.info, checkpoint.guessed, describe_model(config, class_names=()), source)
+    checkpoint, info = read_checkpoint(config)
     start_device(config.device_target, config.device_id, pynative=False)
-    network = rebuild_network(info, checkpoint.weights, source)
+    network = rebuild_network(info, checkpoint.weights, Path(config.pretrained))
     images = random_images(info.image_size)
     expected = network(Tensor(images)).asnumpy()
 
@@ -46,14 +42,7 @@ def main() -> None:
                 f"largest difference to the network's logits: {difference.absolute:.2e} "
                 f"({difference.relative:.1e} of the largest logit)"
             )
-    print(f"{source} is exported to {target}")
-
-
-def existing_file(pretrained: str) -> Path:
-    """The checkpoint's path; `UserError` where there is no such file."""
-    if not Path(pretrained).is_file():
-        raise UserError(f"{pretrained} does not exist: give the checkpoint to export by --pretrained")
-    return Path(pretrained)
+    print(f"{config.pretrained} is exported to {target}")
 
 
 def refuse_air_elsewhere(file_format: str, device_target: str) -> None:

@@ -29,8 +29,10 @@ def agreed_info(info: ModelInfo, guessed: Iterable[str], wanted: ModelInfo, path
         guessed: names of the fields that it does not say (`Checkpoint.guessed`).
         wanted: the same as the options of the run say it.
 
-    Raises `UserError`, naming both values of each, where `wanted` contradicts what the checkpoint says.
+    Raises `UserError`, naming both values of each, where `wanted` contradicts what the checkpoint says, and for a
+    checkpoint without a head.
     """
+    require_head(info, path)
     compared = [field.name for field in fields(ModelInfo) if field.name not in WITHOUT_OPTION]
     open_fields = {name: getattr(wanted, name) for name in compared if name in set(guessed)}
     pairs = [(name, getattr(wanted, name), getattr(info, name)) for name in compared if name not in open_fields]
@@ -38,6 +40,12 @@ def agreed_info(info: ModelInfo, guessed: Iterable[str], wanted: ModelInfo, path
     if wrong:
         raise UserError(f"the options contradict {path}: {'; '.join(wrong)}: change the options, or leave the file")
     return replace(info, **open_fields)
+
+
+def require_head(info: ModelInfo, path: Path) -> None:
+    """Raise `UserError` for a self-supervised checkpoint, which has nothing to classify with."""
+    if not info.num_classes:
+        raise UserError(f"{path} has no classification head: fine-tune it with train.py first")
 
 
 def _contradiction(name: str, given: Any, stated: Any) -> str:

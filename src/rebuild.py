@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from mindspore import Tensor
 
-from src.errors import UserError
+from src.agreement import require_head
 from src.model_info import ModelInfo
 from src.vit import VisionTransformer, create_model
 
@@ -33,9 +33,3 @@ def rebuild_network(info: ModelInfo, weights: Mapping[str, np.ndarray], path: Pa
     for name, parameter in network.parameters_and_names():
         parameter.set_data(Tensor(weights[name]))
     return network.set_train(False)
-
-
-def require_head(info: ModelInfo, path: Path) -> None:
-    """Raise `UserError` for a self-supervised checkpoint, which has nothing to classify with."""
-    if not info.num_classes:
-        raise UserError(f"{path} has no classification head: fine-tune it with train.py first")

@@ -52,3 +52,8 @@ def test_what_a_foreign_file_leaves_open_is_taken_from_the_options():
     assert info == replace(INFO, approximate_gelu=True, crop_pct=1.0)
     with pytest.raises(UserError, match="crop_pct"):
         agreed_info(INFO, {"approximate_gelu"}, wanted, PATH)
+
+
+def test_a_checkpoint_without_a_head_is_told_to_be_fine_tuned():
+    with pytest.raises(UserError, match=r"best\.ckpt has no classification head: fine-tune it with train\.py first"):
+        agreed_info(replace(INFO, num_classes=0, class_names=()), (), INFO, PATH)

@@ -19,13 +19,15 @@ Source = str | os.PathLike[str] | Image.Image | np.ndarray
 
 # A batch is prepared while the network works on another, and one more bridges images that take long.
 BATCHES_AHEAD = 2
+# The shorter side is what is resized: an image of 1 x 60000 pixels would take 11 GB for a network of 224 pixels.
+LARGEST_ASPECT = 200
 
 
 @dataclass(frozen=True)
 class ImageBatch:
     """`image` float32 [batch_size, 3, S, S]: a row for each of `sources` in their order, then rows of zeros.
 
-    `reasons` says, by its row, why a source could not be read; its row holds nothing of use.
+    `reasons` says, by its row, why a source cannot be used; its row holds nothing of use.
     """
 
     sources: tuple[Source, ...]
@@ -55,12 +57,14 @@ class _Preparation:
 
     def do(self, part: int) -> None:
         try:
-            self._transform(_as_image(self._sources[part]), out=self._image[part])
+            image = _as_image(self._sources[part])
         except UnreadableImage as error:
             self._reasons[part] = error.reason
-        except (MemoryError, ValueError, OSError) as error:
-            # an image of 1 x 60000 pixels decodes, and cannot be resized to 249 pixels on its shorter side
-            self._reasons[part] = f"it cannot be resized ({error or type(error).__name__})"
+            return
+        if max(image.size) > LARGEST_ASPECT * min(image.size):
+            self._reasons[part] = f"{image.width} x {image.height} pixels are too long and narrow to be resized"
+            return
+        self._transform(image, out=self._image[part])
 
     def finish(self) -> ImageBatch:
         return ImageBatch(self._sources, self._image, self._reasons)

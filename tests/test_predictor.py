@@ -1,0 +1,152 @@
+"""The Python interface for predictions, with networks simple enough to know their answers."""
+
+from __future__ import annotations
+
+import threading
+from itertools import count
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from src.errors import UserError
+from src.model_info import ModelInfo
+from src.prediction.find_images import find_images
+from src.prediction.predictions_file import prepare_folder, write_predictions
+from src.predictor import Prediction, Predictor, Unreadable
+
+INFO = ModelInfo("beit_micro_patch4_32", 32, 3, mean=(0.5, 0.25, 0.0), std=(0.5, 0.25, 1.0), crop_pct=0.5)
+
+
+class MeanOfChannels:
+    """A network whose logits are the means of the three channels, and which notes what it was given."""
+
+    def __init__(self) -> None:
+        self.shapes: list[tuple[int, ...]] = []
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        self.shapes.append(images.shape)
+        return images.mean(axis=(2, 3))
+
+
+def predictor(network, *, info: ModelInfo = INFO, batch_size: int = 4, fixed_batch: bool = False) -> Predictor:
+    return Predictor(network, info, batch_size=batch_size, num_workers=3, fixed_batch=fixed_batch)
+
+
+def plain(colour: tuple[int, int, int], size: tuple[int, int] = (50, 40)) -> Image.Image:
+    return Image.new("RGB", size, colour)
+
+
+def test_images_are_normalised_as_the_file_says():
+    (prediction,) = predictor(MeanOfChannels()).predict([plain((255, 51, 102))])
+    # (1 - 0.5) / 0.5, (0.2 - 0.25) / 0.25, 0.4 / 1
+    assert prediction.logits == pytest.approx([1.0, -0.2, 0.4], abs=1e-6)
+    assert prediction.class_number == 0
+
+
+def test_the_centre_is_what_crop_pct_leaves():
+    """Of a 64 x 128 image, crop_pct 0.5 keeps the 32 x 32 pixels in the middle unresized."""
+    pixels = np.zeros((128, 64, 3), np.uint8)
+    pixels[48:80, 16:48] = (0, 255, 0)
+    (prediction,) = predictor(MeanOfChannels()).predict([pixels])
+    assert prediction.logits == pytest.approx([-1.0, 3.0, 0.0], abs=1e-6)
+    assert prediction.class_number == 1
+
+
+def test_files_decoded_images_and_arrays_give_the_same(tmp_path):
+    image = plain((10, 200, 30))
+    image.save(tmp_path / "a.png")
+    sources = [tmp_path / "a.png", str(tmp_path / "a.png"), image, np.asarray(image), image.convert("RGBA")]
+    predictions = list(predictor(MeanOfChannels()).predict(sources))
+    assert [prediction.image is source for prediction, source in zip(predictions, sources)] == [True] * 5
+    assert {tuple(prediction.logits) for prediction in predictions} == {tuple(predictions[0].logits)}
+
+
+@pytest.mark.parametrize("fixed_batch", [False, True])
+def test_results_keep_the_order_and_short_batches_are_filled_only_where_needed(fixed_batch):
+    images = [plain((value, 0, 0)) for value in range(0, 200, 20)]
+    network = MeanOfChannels()
+    predictions = list(predictor(network, fixed_batch=fixed_batch).predict(images))
+    assert [p.logits[0] for p in predictions] == pytest.approx([v / 127.5 - 1 for v in range(0, 200, 20)], abs=1e-6)
+    assert [shape[0] for shape in network.shapes] == [4, 4, 4 if fixed_batch else 2]
+
+
+def test_an_unreadable_image_takes_nothing_from_the_others(tmp_path):
+    plain((255, 0, 0)).save(tmp_path / "good.png")
+    (tmp_path / "empty.png").write_bytes(b"")
+    (tmp_path / "text.jpg").write_text("no image")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "good.png").read_bytes()[:60])
+    plain((255, 0, 0), size=(60000, 1)).save(tmp_path / "long.png")
+    names = ["empty.png", "good.png", "text.jpg", "missing.png", "cut.png", "long.png", "good.png"]
+    results = list(predictor(MeanOfChannels(), batch_size=3).predict(tmp_path / name for name in names))
+    assert [isinstance(result, Prediction) for result in results] == [False, True, False, False, False, False, True]
+    assert [result.image.name for result in results] == names
+    assert all(result.class_number == 0 for result in results if isinstance(result, Prediction))
+    reasons = [result.reason for result in results if isinstance(result, Unreadable)]
+    assert reasons[0] == "the file is empty"
+    assert reasons[1] == "it is not in an image format that Pillow knows"
+    assert reasons[2] == "No such file or directory"
+    assert "truncated" in reasons[3].lower()
+    assert reasons[4] == "60000 x 1 pixels are too long and narrow to be resized"
+
+
+def test_an_endless_stream_is_read_as_it_is_needed():
+    """Memory must not grow with the number of images: at most two batches wait besides the one in use."""
+    drawn: list[int] = []
+
+    def stream():
+        for number in count():
+            drawn.append(number)
+            yield plain((number % 256, 0, 0))
+
+    results = predictor(MeanOfChannels()).predict(stream())
+    for number, result in zip(range(6), results):
+        assert result.logits[0] == pytest.approx(number / 127.5 - 1, abs=1e-6)
+    assert len(drawn) <= 4 * 4
+    results.close()
+    workers = [thread for thread in threading.enumerate() if thread.name.startswith("data-worker")]
+    assert not workers
+
+
+def test_a_missing_or_foreign_file_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"no\.onnx does not exist: give a checkpoint or an ONNX file"):
+        Predictor.from_file(tmp_path / "no.onnx")
+    (tmp_path / "bad.onnx").write_bytes(b"garbage")
+    with pytest.raises(UserError, match=r"bad\.onnx cannot be loaded as an ONNX file \(.*\): export the checkpoint"):
+        Predictor.from_file(tmp_path / "bad.onnx")
+
+
+def test_images_of_a_folder_are_those_of_its_root_sorted(tmp_path):
+    for name in ("b.png", "A.JPEG", "c.jpg", "d.PNG", "notes.txt", "e.bmp"):
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / "folder.png").mkdir()
+    (tmp_path / "folder.png" / "inside.png").write_bytes(b"")
+    assert [path.name for path in find_images(tmp_path)] == ["A.JPEG", "b.png", "c.jpg", "d.PNG"]
+    assert find_images(tmp_path / "e.bmp") == [tmp_path / "e.bmp"]
+
+
+def test_nothing_to_predict_is_an_error(tmp_path):
+    with pytest.raises(UserError, match="nowhere does not exist: give an image or a folder of images"):
+        find_images(tmp_path / "nowhere")
+    with pytest.raises(UserError, match=r"has no \.png, \.jpg, \.jpeg file in its root"):
+        find_images(tmp_path)
+
+
+def test_predictions_are_the_users_json_to_the_byte(tmp_path):
+    path = tmp_path / "new" / "predictions.json"
+    prepare_folder(path)
+    write_predictions(path, {"/data/images/American black bear/1.JPEG": 295, "/data/Bär.png": 0})
+    assert path.read_text(encoding="utf-8") == (
+        '{\n "/data/images/American black bear/1.JPEG": 295,\n "/data/Bär.png": 0\n}\n'
+    )
+    write_predictions(path, {"/data/\udcff.png": 1})
+    assert path.read_text(encoding="ascii") == '{\n "/data/\\udcff.png": 1\n}\n'
+    assert [entry.name for entry in path.parent.iterdir()] == ["predictions.json"]
+
+
+def test_an_output_that_cannot_be_written_is_refused_before_any_work(tmp_path):
+    with pytest.raises(UserError, match="is a folder: give the name of a file"):
+        prepare_folder(tmp_path)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"p\.json cannot be written \(.*\): choose another place"):
+        prepare_folder(tmp_path / "file" / "p.json")
