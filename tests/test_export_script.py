@@ -1,0 +1,141 @@
+"""export.py as a user runs it."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import mindspore as ms
+import numpy as np
+import onnxruntime
+import pytest
+from mindspore import Tensor, nn
+
+import export
+from src.checkpoint import Checkpoint, save_checkpoint
+from src.errors import exit_code
+from src.export import formats
+from src.model_info import ModelInfo
+from src.rebuild import rebuild_network
+from src.vit import create_model
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(Path(__file__).parent / "golden"))
+from network_recipe import weight  # noqa: E402
+
+CONFIG = ROOT / "src" / "configs" / "quickstart_digits.yaml"
+ARCH = "beit_micro_patch4_32"
+INFO = ModelInfo(ARCH, 32, 10, class_names=tuple("0123456789"), crop_pct=1.0)
+DIFFERENCE = re.compile(r"largest difference to the network's logits: (\S+) \((\S+) of the largest logit\)")
+
+
+def run_export(checkpoint: Path, *arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "export.py"), "--config", str(CONFIG), "--pretrained", str(checkpoint)]
+    command += ["--arch", ARCH, *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=200)
+
+
+@pytest.fixture(scope="module")
+def weights() -> dict[str, np.ndarray]:
+    network = create_model(ARCH, num_classes=10)
+    return {parameter.name: weight(parameter.name, parameter.shape) for parameter in network.get_parameters()}
+
+
+@pytest.fixture(scope="module")
+def checkpoint(weights, tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("checkpoint") / "best.ckpt"
+    save_checkpoint(path, Checkpoint(weights, INFO))
+    return path
+
+
+@pytest.mark.parametrize("file_format", ["ONNX", "MINDIR"])
+def test_an_export_lies_in_the_current_folder_and_agrees(file_format, checkpoint, weights, tmp_path):
+    done = run_export(checkpoint, "--file_format", file_format, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    name = f"{ARCH}.{file_format.lower()}"
+    entries = [entry for entry in os.listdir(tmp_path) if not entry.startswith("rank_")]  # MindSpore's own logs
+    assert entries == [name]
+    difference, relative = map(float, DIFFERENCE.search(done.stdout).groups())
+    assert 0 <= relative <= 2e-6
+    assert difference <= 2e-6 * 10
+    assert done.stdout.splitlines()[-1] == f"{checkpoint} is exported to {name}"
+    images = np.random.default_rng(5).standard_normal((2, 3, 32, 32), dtype=np.float32)
+    expected = rebuild_network(INFO, weights, checkpoint)(Tensor(images)).asnumpy()
+    if file_format == "ONNX":
+        logits = onnxruntime.InferenceSession(tmp_path / name).run(["logits"], {"image": images})[0]
+    else:
+        ms.set_context(mode=ms.GRAPH_MODE)
+        logits = nn.GraphCell(ms.load(str(tmp_path / name)))(Tensor(images)).asnumpy()
+        ms.set_context(mode=ms.PYNATIVE_MODE)
+    assert np.abs(logits - expected).max() <= 1e-5 * np.abs(expected).max()
+
+
+@pytest.fixture
+def export_here(tmp_path, monkeypatch, capsys):
+    """Runs export.py's main in this process, which is quicker: gives exit code, standard output and standard error."""
+
+    def run(checkpoint: Path, *arguments: str) -> tuple[int, str, str]:
+        command = ["export.py", "--config", str(CONFIG), "--pretrained", str(checkpoint), *arguments]
+        monkeypatch.setattr(sys, "argv", command)
+        return exit_code(export.main), *capsys.readouterr()
+
+    monkeypatch.chdir(tmp_path)
+    yield run
+    ms.set_context(mode=ms.PYNATIVE_MODE)
+
+
+def test_the_tanh_gelu_of_the_checkpoint_reaches_the_file(weights, export_here, tmp_path):
+    path = tmp_path / "tanh.ckpt"
+    save_checkpoint(path, Checkpoint(weights, replace(INFO, approximate_gelu=True)))
+    code, printed, _ = export_here(path, "--disable_approximate_gelu", "False")
+    assert code == 0
+    session = onnxruntime.InferenceSession(tmp_path / f"{ARCH}.onnx")
+    assert session.get_modelmeta().custom_metadata_map["approximate_gelu"] == "true"
+    assert float(DIFFERENCE.search(printed)[2]) <= 2e-6
+
+
+def test_a_config_that_contradicts_the_checkpoint_exports_nothing(checkpoint, export_here, tmp_path):
+    arguments = ["--num_classes", "1000", "--crop_pct", "0.9", "--disable_approximate_gelu", "False"]
+    code, printed, error = export_here(checkpoint, *arguments)
+    assert (code, printed) == (2, "")
+    (line,) = error.splitlines()
+    assert line.startswith(f"error: the options contradict {checkpoint}: ")
+    assert "num_classes is 1000 in the options and 10 in the file" in line
+    assert "crop_pct is 0.9 in the options and 1.0 in the file" in line
+    assert "disable_approximate_gelu is False in the options and True in the file" in line
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_wrong_arch_a_missing_file_and_air_without_ascend_are_told_of(checkpoint, export_here, tmp_path):
+    cases = [
+        (checkpoint, ["--arch", "beit_base_patch16_224", "--image_size", "224"], f"{checkpoint} is a {ARCH}, not a"),
+        (tmp_path / "no.ckpt", [], "no.ckpt"),
+        (checkpoint, ["--file_format", "AIR"], "file_format is AIR and device_target is CPU: MindSpore writes AIR on"),
+    ]
+    for path, arguments, text in cases:
+        code, printed, error = export_here(path, *arguments)
+        assert (code, printed) == (2, "")
+        (line,) = error.splitlines()
+        assert line.startswith("error: ")
+        assert text in line
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_file_that_differs_from_the_network_is_removed(checkpoint, weights, export_here, tmp_path, monkeypatch):
+    """The graph is given a wrong bias; an older export of the same name stays."""
+
+    def wrong_graph(weights, **options):
+        return original({**weights, "head.bias": weights["head.bias"] + np.float32(1e-3)}, **options)
+
+    original = formats.beit_graph
+    monkeypatch.setattr(formats, "beit_graph", wrong_graph)
+    (tmp_path / f"{ARCH}.onnx").write_text("older")
+    code, printed, error = export_here(checkpoint)
+    assert (code, printed) == (1, "")
+    assert f"error: {ARCH}.onnx was not written: its logits differ from the network's by 1.00e-03, which" in error
+    assert (tmp_path / f"{ARCH}.onnx").read_text() == "older"
+    assert [entry for entry in os.listdir(tmp_path) if not entry.startswith("rank_")] == [f"{ARCH}.onnx"]
