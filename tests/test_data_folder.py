@@ -136,6 +136,7 @@ def test_validation_must_have_the_classes_of_training(tmp_path):
         check_class_names(("a", "z"), more, "the checkpoint")
 
 
+@pytest.mark.filterwarnings("ignore:Palette images with Transparency")
 @pytest.mark.parametrize("name", GOLDEN["file_names"].tolist())
 def test_an_image_of_any_mode_is_decoded_like_timms(tmp_path, name):
     path = tmp_path / name

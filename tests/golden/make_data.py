@@ -46,6 +46,7 @@ POLICIES = (
     "augmix",
     "augmix-m5-w4-d2-mstd1.5",
     "augmix-m3-w2-d1-b1-a0.5",
+    "augmix-m9-w4-b1",
     "original",
     "originalr",
     "v0",
