@@ -31,6 +31,11 @@ class Total(nn.Cell):
         return (logits * target).sum()
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _graph_mode():
+    mindspore.set_context(mode=mindspore.GRAPH_MODE)
+
+
 @pytest.fixture(params=MODES)
 def mode(request):
     mindspore.set_context(mode=MODES[request.param])

@@ -18,6 +18,11 @@ GOLDEN = np.load(Path(__file__).parent / "golden" / "recipe.npz")
 MODES = {"graph": mindspore.GRAPH_MODE, "pynative": mindspore.PYNATIVE_MODE}
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _graph_mode():
+    mindspore.set_context(mode=mindspore.GRAPH_MODE)
+
+
 @pytest.fixture(params=MODES)
 def mode(request):
     mindspore.set_context(mode=MODES[request.param])
