@@ -35,7 +35,8 @@ def test_images_are_listed_like_torchvisions_image_folder(tmp_path):
     listed = [f"{label} {path.relative_to(tmp_path)}" for label, path in zip(folder.labels, folder.paths)]
     assert listed == GOLDEN["tree_listed"].tolist()
     assert folder.labels.dtype == np.int32
-    assert len(folder) == len(listed)
+    assert len(folder) == len(folder.paths) == len(listed)
+    assert list(folder.paths[2:4]) == list(folder.paths)[2:4]
 
 
 def test_gif_files_are_listed_and_files_beside_the_class_folders_are_not(tmp_path):

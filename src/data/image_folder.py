@@ -18,13 +18,27 @@ IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".pgm", ".ppm", ".t
 _NAMED = 5  # so many classes are named in an error
 
 
+class Paths(Sequence[Path]):
+    """Paths kept as strings, which take a third of the memory of `Path` objects: ImageNet has 1.28 million of them."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._names = names
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __getitem__(self, index: int | slice) -> Path | Paths:
+        names = self._names[index]
+        return Path(names) if isinstance(names, str) else Paths(names)
+
+
 @dataclass(frozen=True, eq=False)
 class ImageFolder:
     """The images of a folder. `labels`, int32 [N], are positions in `classes`, which are the subfolders, sorted."""
 
     root: Path
     classes: tuple[str, ...]
-    paths: tuple[Path, ...] = field(repr=False)
+    paths: Sequence[Path] = field(repr=False)
     labels: np.ndarray = field(repr=False)
 
     def __len__(self) -> int:
@@ -56,7 +70,7 @@ def read_image_folder(root: Path, num_samples: int = -1) -> ImageFolder:
         _check_num_samples(num_samples, len(paths), root)
         chosen = spread(len(paths), num_samples)
         paths, labels = [paths[index] for index in chosen], labels[chosen]
-    return ImageFolder(root, tuple(classes), tuple(map(Path, paths)), labels)
+    return ImageFolder(root, tuple(classes), Paths(paths), labels)
 
 
 def check_same_classes(train: ImageFolder, val: ImageFolder) -> None:
