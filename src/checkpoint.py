@@ -92,9 +92,14 @@ def load_checkpoint(path: Path | str) -> Checkpoint:
 
 
 def assemble(entries: Mapping[str, np.ndarray], path: Path) -> Checkpoint:
-    """Sort what `read_entries` gave into a `Checkpoint`. Raises `UserError` where the model information is missing."""
+    """Sort what `read_entries` gave into a `Checkpoint`.
+
+    Raises `UserError` where the model information is missing, or the checksums that always go with it.
+    """
     if MODEL_INFO not in entries:
         raise UserError(f"{path} says nothing of its network: make it a checkpoint of this project with convert.py")
+    if CHECKSUMS not in entries:
+        raise UserError(f"{path} is damaged (its checksums are missing): use an earlier one")
     try:
         info = ModelInfo.from_json(_as_text(entries[MODEL_INFO]))
         training = json.loads(_as_text(entries[TRAINING_STATE])) if TRAINING_STATE in entries else None

@@ -1,0 +1,164 @@
+"""Names: what is written for timm, the authors and transformers is exactly what their networks ask for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from src.errors import UserError
+from src.weights import foreign_writer
+from src.weights.foreign_writer import write_foreign
+from src.weights.names import HF_FILES, HF_NETWORK, recognise, to_authors, to_hugging_face
+from src.weights.safetensors_file import read_safetensors
+from src.weights.state_dict import find_state_dict
+from src.weights.torch_file import open_torch_file
+from tests.weights_golden import FOLDER, assert_same, load, shapes_of, small_weights
+
+
+def read(path: Path) -> dict[str, np.ndarray]:
+    """Every array of a foreign file, under its own names."""
+    if path.suffix == ".safetensors":
+        return dict(read_safetensors(path)[1])
+    with open_torch_file(path) as (content, read_tensor):
+        return {name: read_tensor(tensor, name) for name, tensor in find_state_dict(content, False, path).items()}
+
+
+# The file that the weights are read from, and the network of the same sizes in the library they are written for
+@pytest.mark.parametrize(
+    ("source", "target", "suffix", "network"),
+    [
+        ("timm_base.safetensors", "unilm", ".pth", "unilm_base.pth"),
+        ("unilm_base.pth", "timm", ".safetensors", "timm_base.safetensors"),
+        ("unilm_base.pth", "timm", ".pth", "timm_base.safetensors"),
+        ("beitv2_training.pth", "hf", ".safetensors", "hf_base.safetensors"),
+        ("beitv2_training.pth", "hf", ".bin", "hf_base.safetensors"),
+        ("beitv2_training.pth", "hf4", ".safetensors", "hf_base.safetensors/files"),
+        ("hf_base.safetensors", "unilm", ".pth", "beitv2_training.pth"),
+        ("unilm_pt22k.pth", "unilm", ".pth", "unilm_pt22k.pth"),
+        ("hf_pt22k.safetensors", "unilm", ".pth", "unilm_pt22k.pth"),
+        ("unilm_pt22k.pth", "hf", ".bin", "hf_pt22k.safetensors"),
+        ("hf_token.bin", "hf", ".bin", "hf_token.bin"),
+        ("unilm_384.pth", "timm", ".pth", "timm_384.pth"),
+    ],
+)
+def test_a_written_file_has_the_state_dict_that_strict_loading_asks_for(
+    monkeypatch, tmp_path, source, target, suffix, network
+):
+    path = tmp_path / f"a{suffix}"
+    assert write_foreign(path, load(monkeypatch, source).weights, target) == []
+    assert {name: array.shape for name, array in read(path).items()} == shapes_of(network)
+
+
+ALL_FILES = sorted(
+    path.name for path in FOLDER.iterdir() if path.name[:4] in ("unil", "timm", "hf_b", "hf_t", "hf_p", "beit")
+)
+
+
+@pytest.mark.parametrize("name", ALL_FILES)
+def test_conversion_there_and_back_again_is_bit_identical(monkeypatch, tmp_path, name):
+    weights = load(monkeypatch, name).weights
+    for target, suffix in (
+        ("unilm", ".pth"),
+        ("timm", ".pth"),
+        ("timm", ".safetensors"),
+        ("hf", ".bin"),
+        ("hf4", ".bin"),
+    ):
+        path = tmp_path / f"a{suffix}"
+        left_out = write_foreign(path, weights, target)
+        kept = {key: array for key, array in weights.items() if key not in left_out}
+        assert_same(load(monkeypatch, path).weights, kept)
+
+
+@pytest.mark.parametrize(
+    "name", ["unilm_base.pth", "timm_base.safetensors", "hf_base.safetensors", "hf_pt22k.safetensors"]
+)
+def test_a_librarys_own_file_is_given_back_bit_for_bit(monkeypatch, tmp_path, name):
+    target = {"unilm": "unilm", "timm": "timm", "hf": "hf4"}[name.partition("_")[0]]
+    path = tmp_path / f"a{Path(name).suffix}"
+    write_foreign(path, load(monkeypatch, name).weights, target)
+    assert_same(read(path), read(FOLDER / name))  # index buffers included
+
+
+def test_what_a_library_has_no_place_for_is_left_out_and_named(monkeypatch, tmp_path):
+    weights = load(monkeypatch, "beitv2_pt1k.pth").weights
+    left_out = write_foreign(tmp_path / "a.pth", weights, "timm")
+    assert {"mask_token", "lm_head.weight", "cls_pt_layers.0.attn.qkv.weight"} <= set(left_out)
+    assert not [name for name in left_out if name.startswith(("blocks.", "norm."))]
+    left_out = write_foreign(tmp_path / "a.bin", weights, "hf")
+    assert left_out
+    assert all(name.startswith("cls_pt_") for name in left_out)
+    assert write_foreign(tmp_path / "a.pth", weights, "unilm") == []
+
+
+@pytest.mark.parametrize(
+    ("target", "suffix", "endings"),
+    [
+        ("unilm", ".safetensors", ".pth"),
+        ("timm", ".bin", ".safetensors or .pth"),
+        ("hf", ".pth", ".safetensors or .bin"),
+    ],
+)
+def test_an_ending_that_the_library_does_not_use_is_refused(tmp_path, target, suffix, endings):
+    with pytest.raises(UserError, match=f"a file for {target} ends on {endings}"):
+        write_foreign(tmp_path / f"a{suffix}", small_weights(), target)
+
+
+def test_a_written_file_is_read_back_before_it_gets_its_name(tmp_path, monkeypatch):
+    def forgetful(file, arrays, metadata):
+        real(file, {name: array + 1 for name, array in arrays.items()}, metadata)
+
+    real = foreign_writer.write_safetensors
+    monkeypatch.setattr(foreign_writer, "write_safetensors", forgetful)
+    with pytest.raises(UserError, match=r"a\.safetensors was not written: .*'cls_token' reads back differently"):
+        write_foreign(tmp_path / "a.safetensors", small_weights(), "timm")
+    assert list(tmp_path.iterdir()) == []
+
+
+# ---- recognising and translating ----
+
+
+def test_formats_are_recognised_by_their_names():
+    here = Path("a")
+    assert recognise(small_weights(), here) == "timm"
+    assert recognise([*small_weights(), "blocks.0.attn.relative_position_index"], here) == "unilm"
+    assert recognise([*small_weights(), "mask_token"], here) == "unilm"
+    for layout in (HF_FILES, HF_NETWORK):
+        assert recognise(to_hugging_face(small_weights(), layout), here) == "hf"
+
+
+@pytest.mark.parametrize("layout", [HF_FILES, HF_NETWORK])
+def test_query_key_and_value_are_the_rows_of_qkv_in_this_order(layout):
+    weights = small_weights()
+    qkv = weights["blocks.1.attn.qkv.weight"]
+    foreign = to_hugging_face(weights, layout)
+    block = f"{layout.blocks}.1"
+    np.testing.assert_array_equal(foreign[f"{block}.{layout.query}.weight"], qkv[:8])
+    np.testing.assert_array_equal(foreign[f"{block}.{layout.key}.weight"], qkv[8:16])
+    np.testing.assert_array_equal(foreign[f"{block}.{layout.value}.weight"], qkv[16:])
+    assert f"{block}.{layout.key}.bias" not in foreign
+    assert_same(to_authors(foreign, "hf", Path("a")), weights)
+
+
+def test_a_file_of_the_bare_backbone_is_read():
+    weights = {name: array for name, array in small_weights().items() if not name.startswith("head.")}
+    foreign = to_hugging_face(weights, HF_FILES)
+    bare = {name.removeprefix("beit."): array for name, array in foreign.items()}
+    assert recognise(bare, Path("a")) == "hf"
+    assert_same(to_authors(bare, "hf", Path("a")), weights)
+
+
+def test_a_block_without_its_key_is_refused():
+    foreign = to_hugging_face(small_weights(), HF_FILES)
+    del foreign["beit.encoder.layer.1.attention.attention.key.weight"]
+    with pytest.raises(UserError, match=r"a: blocks\.1 lacks its query, key or value"):
+        to_authors(foreign, "hf", Path("a"))
+
+
+def test_two_last_norms_are_refused():
+    foreign = to_hugging_face(small_weights(mean_pooling=False), HF_FILES)
+    foreign["layernorm.weight"] = foreign["beit.layernorm.weight"]
+    with pytest.raises(UserError, match=r"'layernorm\.weight' is a second 'norm\.weight': BEiT has one"):
+        to_authors(foreign, "hf", Path("a"))
