@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
 from src.layers.relative_position_bias import relative_position_index
 
@@ -30,28 +30,35 @@ FIRST_PATCH = 1  # the token before it is the class token
 
 
 class GraphWriter:
-    """Nodes and constants of a graph in the making, in the order in which the nodes run."""
+    """A model in the making: nodes are added in the order in which they run.
+
+    It writes into the model itself, since `onnx.helper` would copy all the constants twice.
+    """
 
     def __init__(self) -> None:
-        self.nodes: list[onnx.NodeProto] = []
-        self.constants: dict[str, onnx.TensorProto] = {}
+        self.model = onnx.ModelProto(ir_version=IR_VERSION, opset_import=[helper.make_opsetid("", OPSET)])
+        self.graph = self.model.graph
+        self._stored: set[str] = set()
 
     def constant(self, name: str, values: np.ndarray | np.int64 | Sequence[int]) -> str:
         """Store an array (float32) or integers (int64, as shapes and axes are); returns its name."""
-        if name in self.constants:
+        if name in self._stored:
             raise ValueError(f"the constant {name} is stored already")
+        self._stored.add(name)
         kind = np.float32 if isinstance(values, np.ndarray) else np.int64
-        self.constants[name] = numpy_helper.from_array(np.asarray(values, dtype=kind, order="C"), name)
+        array = np.asarray(values, dtype=np.dtype(kind).newbyteorder("<"), order="C")
+        data_type = helper.np_dtype_to_tensor_dtype(np.dtype(kind))
+        self.graph.initializer.add(name=name, data_type=data_type, dims=array.shape, raw_data=array.tobytes())
         return name
 
     def integers(self, values: Sequence[int]) -> str:
         """A stored list of integers, one constant for all nodes that use the same; returns its name."""
         name = "integers_" + "_".join(str(value) for value in values).replace("-", "minus")
-        return name if name in self.constants else self.constant(name, values)
+        return name if name in self._stored else self.constant(name, values)
 
     def node(self, operator: str, name: str, inputs: Sequence[str], **attributes: object) -> str:
         """Add a node with one output, which gets the node's name; returns it."""
-        self.nodes.append(helper.make_node(operator, inputs, [name], name=name, **attributes))
+        self.graph.node.append(helper.make_node(operator, inputs, [name], name=name, **attributes))
         return name
 
 
@@ -85,7 +92,16 @@ def beit_graph(
         x = _attention_branch(graph, weights, prefix, x, biases, tokens, num_heads)
         x = _mlp_branch(graph, weights, prefix, x, approximate_gelu)
     _classify(graph, weights, x)
-    return _model(graph, image_size, num_classes=weights["head.bias"].shape[0])
+    num_classes = weights["head.bias"].shape[0]
+    graph.graph.name = "beit"
+    graph.graph.input.append(_images_or_logits(INPUT, [3, image_size, image_size]))
+    graph.graph.output.append(_images_or_logits(OUTPUT, [num_classes]))
+    return graph.model
+
+
+def _images_or_logits(name: str, shape: Sequence[int]) -> onnx.ValueInfoProto:
+    """An input or output, float32 of any batch and `shape`."""
+    return helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", *shape])
 
 
 def block_count(weights: Mapping[str, np.ndarray]) -> int:
@@ -126,7 +142,7 @@ def _position_bias(graph: GraphWriter, weights: Mapping[str, np.ndarray], prefix
     if table is None:
         return None
     grid = _grid(weights, image_size)
-    bias = table[relative_position_index(grid, grid)].transpose(2, 0, 1)
+    bias = np.take(np.ascontiguousarray(table.T), relative_position_index(grid, grid), axis=1)
     return graph.constant(f"{prefix}relative_position_bias", bias[None])
 
 
@@ -213,10 +229,3 @@ def _linear(graph: GraphWriter, name: str, x: str, weight: np.ndarray, bias: np.
         return graph.node("MatMul", name, [x, stored])
     y = graph.node("MatMul", f"{name}/multiply", [x, stored])
     return graph.node("Add", name, [y, graph.constant(f"{name}.bias", bias)])
-
-
-def _model(graph: GraphWriter, image_size: int, num_classes: int) -> onnx.ModelProto:
-    image = helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, ["batch", 3, image_size, image_size])
-    logits = helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, ["batch", num_classes])
-    proto = helper.make_graph(graph.nodes, "beit", [image], [logits], list(graph.constants.values()))
-    return helper.make_model(proto, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
