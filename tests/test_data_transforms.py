@@ -249,7 +249,10 @@ def test_an_image_of_one_pixel_is_never_erased():
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        ({"interpolation": "cubic"}, "interpolation: 'cubic' is not a filter; take one of nearest, bilinear, bicubic"),
+        (
+            {"interpolation": "cubic"},
+            "aa_interpolation: 'cubic' is not a filter; take one of nearest, bilinear, bicubic",
+        ),
         ({"re_prob": 0.1, "re_mode": "noise"}, "re_mode: 'noise' is not a way to fill; take one of const, rand, pixel"),
         ({"re_prob": 0.1, "re_count": 0}, "re_count: 0 boxes cannot be erased; take 1 or more, or re_prob 0"),
         ({"auto_augment": "rand-q1"}, "auto_augment: unknown field 'q1'"),

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from src.data.augment.mixup import Mixing, Mixup, mix_images, mix_targets
-from src.data.decode import read_rgb
+from src.data.decode import UnreadableImage, read_rgb
 from src.data.image_folder import (
     IMAGE_EXTENSIONS,
     ImageFolder,
@@ -24,6 +24,7 @@ from src.data.image_folder import (
 )
 from src.data.prefetch import Job, Prefetcher
 from src.data.sampling import batch_generator, epoch_order, local_positions, sample_generator, sample_keys
+from src.data.transforms import LARGEST_ASPECT
 from src.errors import UserError
 
 __all__ = [
@@ -231,7 +232,10 @@ class _EvalJob:
         self._images = np.zeros((loader.batch_size, 3, size, size), dtype=np.float32)
 
     def do(self, part: int) -> None:
-        image = read_rgb(self._loader.folder.paths[self._indices[part]])
+        path = self._loader.folder.paths[self._indices[part]]
+        image = read_rgb(path)
+        if max(image.size) > LARGEST_ASPECT * min(image.size):
+            raise UnreadableImage(path, f"{image.width} x {image.height} pixels are too long and narrow to be resized")
         self._loader.transform(image, out=self._images[part])
 
     def finish(self) -> EvalBatch:

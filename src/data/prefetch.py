@@ -8,6 +8,7 @@ batch and the next is begun only when this one has no parts left.
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator
 from typing import Generic, Protocol, TypeVar
@@ -81,9 +82,10 @@ class Prefetcher(Generic[Result]):
             self._parts.clear()
             self._work.notify_all()
             self._done.notify_all()
+        deadline = time.monotonic() + _JOIN_SECONDS
         for thread in self._threads:
             if thread is not threading.current_thread():
-                thread.join(_JOIN_SECONDS)
+                thread.join(max(0.0, deadline - time.monotonic()))
 
     def _start(self) -> None:
         for number in range(self._num_workers):

@@ -25,6 +25,9 @@ FILTERS: dict[str, tuple[Image.Resampling, ...]] = {
     "random": (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC),
 }
 CROP_RATIO = (3 / 4, 4 / 3)
+# Evaluation resizes the shorter side, whatever becomes of the longer one: an image of 1 x 60000 pixels would take
+# 11 GB for a network of 224 pixels. Photos end at about 1 : 20.
+LARGEST_ASPECT = 200
 _CROP_ATTEMPTS = 10
 
 Box = tuple[int, int, int, int]
@@ -99,7 +102,7 @@ def train_transform(
     RGB values in 0..1. Images of 32 pixels or fewer are not treated otherwise, where the authors pad and crop those.
     Raises `UserError` for an unknown interpolation, policy or erasing mode.
     """
-    filters = _filters(interpolation)
+    filters = _filters("aa_interpolation", interpolation)
     return TrainTransform(
         image_size=image_size,
         min_crop=min_crop,
@@ -133,15 +136,15 @@ def eval_transform(
     return EvalTransform(
         image_size=image_size,
         resized=math.floor(image_size / crop_pct),
-        resample=_filters(interpolation)[0],
+        resample=_filters("interpolation", interpolation)[0],
         mean=tuple(mean),
         std=tuple(std),
     )
 
 
-def _filters(interpolation: str) -> tuple[Image.Resampling, ...]:
+def _filters(option: str, interpolation: str) -> tuple[Image.Resampling, ...]:
     if interpolation not in FILTERS:
-        raise UserError(f"interpolation: {interpolation!r} is not a filter; take one of {', '.join(FILTERS)}")
+        raise UserError(f"{option}: {interpolation!r} is not a filter; take one of {', '.join(FILTERS)}")
     return FILTERS[interpolation]
 
 
