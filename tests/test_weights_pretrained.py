@@ -273,13 +273,15 @@ def test_a_parameter_that_is_wrong_is_named(tmp_path, change, text, suffix):
 
 
 def test_another_network_is_no_beit(tmp_path):
-    write_weights(
-        tmp_path / "a.pth", {"conv1.weight": np.zeros((2, 3, 7, 7), np.float32), "fc.bias": np.zeros(2, np.float32)}
-    )
+    resnet = {"conv1.weight": np.zeros((2, 3, 7, 7), np.float32), "fc.bias": np.zeros(2, np.float32)}
+    write_weights(tmp_path / "a.pth", resnet)
     with pytest.raises(UserError, match=r"a\.pth is no BEiT: parameter 'conv1\.weight' is unknown to it"):
         load_pretrained(tmp_path / "a.pth")
-    write_weights(tmp_path / "b.safetensors", {"beit.embeddings.cls_token": np.zeros((1, 1, 8), np.float32),
-                                               "decode_head.classifier.weight": np.zeros((2, 8), np.float32)})  # fmt: skip
+    segmenter = {
+        "beit.embeddings.cls_token": np.zeros((1, 1, 8), np.float32),
+        "decode_head.classifier.weight": np.zeros((2, 8), np.float32),
+    }
+    write_weights(tmp_path / "b.safetensors", segmenter)
     with pytest.raises(UserError, match=r"parameter 'decode_head\.classifier\.weight' is unknown to BEiT"):
         load_pretrained(tmp_path / "b.safetensors")
     write_weights(tmp_path / "c.safetensors", {})

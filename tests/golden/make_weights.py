@@ -349,7 +349,10 @@ def make(unilm: Path, python: str) -> None:
 
 
 def check(unilm: Path, folder: Path) -> None:
-    """Load each file of `folder` into the network that it is for; its name says which."""
+    """Load each file of `folder` into the network that it is for, which its name says, with `strict=True`.
+
+    Prints for each, as JSON, its name and the difference from the logits expected, as a share of the largest.
+    """
     authors = authors_modules(unilm)
     sizes = {"img_size": 32, "patch_size": 4, "embed_dim": 96, "depth": 4, "num_heads": 3}
     config = BeitConfig(
@@ -388,7 +391,7 @@ def check(unilm: Path, folder: Path) -> None:
         with torch.no_grad():
             output = network.eval()(torch.from_numpy(np.load(folder / "images.npy")))
         difference = np.abs(getattr(output, "logits", output).numpy() - wanted).max() / np.abs(wanted).max()
-        print(f"{file.name}: loads with strict=True, logits differ by {difference:.1e} of the largest")
+        print(json.dumps([file.name, float(difference)]))
 
 
 if __name__ == "__main__":
