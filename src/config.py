@@ -517,6 +517,10 @@ def _check_together(config: Config) -> None:
             raise UserError(f"{name} is 0: give a number of images, or -1 for all")
     if not re.fullmatch(r"[\w.-]+", config.model_postfix):
         raise UserError(f"model_postfix is '{config.model_postfix}', expected letters, digits, '.', '_' and '-'")
+    if config.collect_input_data and config.dataset_sink_mode and config.device_target != "CPU":
+        raise UserError("collect_input_data needs dataset_sink_mode False: in sink mode the host never sees the images")
+    if config.dump_graph and config.pynative_mode:
+        raise UserError("dump_graph needs pynative_mode False: without a graph there is nothing to draw")
     if config.rel_pos_bias and config.shared_rel_pos_bias:
         raise UserError("rel_pos_bias and shared_rel_pos_bias are both True: the bias is per block or shared")
     patch_grid(get_variant(config.arch), config.image_size)

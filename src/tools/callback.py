@@ -9,12 +9,12 @@ import time
 from datetime import timedelta
 from pathlib import Path
 
-import mindspore
 import numpy as np
-from mindspore import Tensor, nn
+from mindspore import nn
 from tqdm import tqdm
 
 from src.data.imagenet import TrainBatch
+from src.tools.summary_file import SummaryFile
 from src.trainer.loop import Callback, RunState
 
 logger = logging.getLogger("beit")
@@ -170,37 +170,33 @@ class Summaries(Callback):
     def __init__(self, folder: Path, every: int, network: nn.Cell, *, images: bool, graph: bool) -> None:
         self._every, self._images = every, images
         self._network = network if graph else None
-        self._record = mindspore.SummaryRecord(str(folder), network=self._network)
+        self._file = SummaryFile(folder)
 
     def on_step_end(self, state: RunState, batch: TrainBatch | None) -> None:
-        """Add a point where one is due."""
-        if state.step % self._every:
+        """Add a point where one is due, and the graph once it is compiled."""
+        if self._network is not None:
+            self._file.write_graph(self._network)
+            self._network = None
+        if state.step % self._every or state.meter.last_loss is None:
             return
-        self._scalar("loss", state.meter.last_loss)
-        self._scalar("learning_rate", state.learning_rate)
+        self._file.add_scalar("loss", float(state.meter.last_loss.asnumpy()))
+        self._file.add_scalar("learning_rate", state.learning_rate)
         if self._images and batch is not None:
-            self._record.add_value("image", "input", Tensor(_as_picture(batch.image[:1])))
-        self._write(state)
+            self._file.add_image("input", _as_picture(batch.image[:1]))
+        self._file.write(state.iteration)
 
     def on_epoch_end(self, state: RunState) -> None:
-        """Add the accuracies of the epoch."""
+        """Add the results of the epoch's evaluation."""
         for prefix, result in (("", state.result), ("ema_", state.ema_result)):
             if result is not None:
-                self._scalar(f"{prefix}top1", result.top1)
-                self._scalar(f"{prefix}top5", result.top5)
-                self._scalar(f"{prefix}validation_loss", result.loss)
-        self._write(state)
+                self._file.add_scalar(f"{prefix}top1", result.top1)
+                self._file.add_scalar(f"{prefix}top5", result.top5)
+                self._file.add_scalar(f"{prefix}validation_loss", result.loss)
+        self._file.write(state.iteration)
 
     def on_train_end(self, state: RunState) -> None:
-        """Close the file."""
-        self._record.close()
-
-    def _scalar(self, name: str, value: float | Tensor) -> None:
-        self._record.add_value("scalar", name, value if isinstance(value, Tensor) else Tensor(value, mindspore.float32))
-
-    def _write(self, state: RunState) -> None:
-        self._record.record(state.iteration, self._network)
-        self._network = None  # the graph is the same ever after
+        """Finish the file."""
+        self._file.close()
 
 
 def _as_picture(image: np.ndarray) -> np.ndarray:
