@@ -296,12 +296,12 @@ def test_gradients_are_clipped_by_their_global_norm_without_the_loss_scale():
     np.testing.assert_allclose(network.weight.asnumpy(), [-0.8, 1.0, -1.4], rtol=1e-6)
 
 
-@pytest.mark.parametrize("accumulation_steps", [2, 3])
-def test_accumulated_micro_batches_train_as_one_large_batch(accumulation_steps):
+@pytest.mark.parametrize(("accumulation_steps", "clip_grad_norm"), [(2, None), (3, 0.1)])
+def test_accumulated_micro_batches_train_as_one_large_batch(accumulation_steps, clip_grad_norm):
     rng = np.random.default_rng(9)
     images = rng.standard_normal((4, 12, 4)).astype(np.float32)
     targets = rng.dirichlet(np.ones(5), (4, 12)).astype(np.float32)
-    options = {"optimizer": "adamw", "lr": 0.05, "clip_grad_norm": 0.1, "loss_scale": 8.0}
+    options = {"momentum": 0.9, "lr": 0.5, "clip_grad_norm": clip_grad_norm, "loss_scale": 8.0}
     large, small = Perceptron(), Perceptron()
     large_step = simple_step(large, SoftTargetCrossEntropy(), **options)
     small_step = simple_step(small, SoftTargetCrossEntropy(), accumulation_steps=accumulation_steps, **options)
