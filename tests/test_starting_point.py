@@ -1,0 +1,138 @@
+"""What a run starts from: weights fitted to the network, or the whole state of an earlier run."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mindspore import Parameter, Tensor
+
+from src.checkpoint import Checkpoint, save_checkpoint
+from src.errors import UserError
+from src.model_info import ModelInfo
+from src.tools.logs import start_logging
+from src.tools.starting_point import continue_run, load_weights, start_at_epoch
+from src.trainer.loop import RunState
+from src.vit import create_model
+from src.weights.network import get_weights
+
+ARCH = "beit_micro_patch4_32"
+PATH = Path("run-3_2.ckpt")
+
+
+def network(num_classes: int = 3, seed: int = 0):
+    return create_model(ARCH, num_classes=num_classes, seed=seed)
+
+
+def saved(tmp_path: Path, num_classes: int = 3, **changes: object) -> tuple[Path, dict[str, np.ndarray]]:
+    weights = get_weights(network(num_classes, seed=5))
+    path = tmp_path / "model.ckpt"
+    save_checkpoint(path, Checkpoint(weights, ModelInfo(ARCH, 32, num_classes, **changes)))
+    return path, weights
+
+
+def test_a_checkpoint_of_the_same_network_is_loaded_to_the_bit(tmp_path):
+    path, weights = saved(tmp_path)
+    target = network()
+    load_weights(target, path, approximate_gelu=False)
+    loaded = get_weights(target)
+    assert all(np.array_equal(loaded[name], weights[name]) for name in weights)
+
+
+def test_a_head_of_another_size_is_left_out_and_said_so(tmp_path, capsys):
+    start_logging(None, terminal=True)
+    path, weights = saved(tmp_path, num_classes=7)
+    target = network(num_classes=3)
+    before = get_weights(target)
+    load_weights(target, path, approximate_gelu=False)
+    after = get_weights(target)
+    assert np.array_equal(after["head.weight"], before["head.weight"])
+    assert np.array_equal(after["fc_norm.weight"], weights["fc_norm.weight"])
+    assert np.array_equal(after["blocks.0.attn.qkv.weight"], weights["blocks.0.attn.qkv.weight"])
+    printed = capsys.readouterr().out
+    assert "left out" in printed
+    assert "for 7 classes, the network has 3" in printed
+
+
+def test_another_kind_of_gelu_is_pointed_out(tmp_path, capsys):
+    start_logging(None, terminal=True)
+    path, _ = saved(tmp_path, approximate_gelu=True)
+    load_weights(network(), path, approximate_gelu=False)
+    assert "note: the pretrained network has the tanh GELU and this run the exact one" in capsys.readouterr().out
+    logging.getLogger("beit").handlers.clear()
+
+
+def test_a_checkpoint_of_another_architecture_is_refused(tmp_path):
+    path, _ = saved(tmp_path)
+    with pytest.raises(UserError, match=r"is of another architecture: parameter 'cls_token' has shape"):
+        load_weights(create_model("beit_tiny_patch16_224", num_classes=3), path, approximate_gelu=False)
+
+
+def state_parameters() -> dict[str, Parameter]:
+    return {
+        "optimizer.iteration": Parameter(Tensor(np.int32(0)), name="optimizer.iteration"),
+        "optimizer.exp_avg.head.bias": Parameter(Tensor(np.zeros(3, np.float32)), name="optimizer.exp_avg.head.bias"),
+    }
+
+
+def stored(**changes: object) -> Checkpoint:
+    values: dict = {
+        "weights": {},
+        "info": ModelInfo(ARCH, 32, 3),
+        "optimizer": {"iteration": np.int32(12), "exp_avg.head.bias": np.arange(3, dtype=np.float32)},
+        "training": {"epoch": 2, "step": 2, "steps_per_epoch": 5},
+    }
+    return Checkpoint(**(values | changes))
+
+
+def run_state(epochs: int = 4, steps_per_epoch: int = 5) -> RunState:
+    return RunState(epochs, steps_per_epoch, 8, np.zeros(epochs * steps_per_epoch))
+
+
+def test_start_epoch_sets_the_epoch_and_the_place_in_the_schedule():
+    parameters, state = state_parameters(), run_state()
+    start_at_epoch(parameters, state, 3)
+    assert (state.epoch, state.step, state.iteration) == (3, 0, 15)
+    assert parameters["optimizer.iteration"].asnumpy() == 15
+
+
+def test_a_run_is_continued_at_its_step_with_its_optimizer():
+    parameters, state = state_parameters(), run_state()
+    continue_run(parameters, state, stored(), PATH, start_epoch=0)
+    assert (state.epoch, state.step) == (2, 2)
+    assert parameters["optimizer.iteration"].asnumpy() == 12
+    assert parameters["optimizer.exp_avg.head.bias"].asnumpy().tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "state", "start_epoch", "expected"),
+    [
+        (stored(training=None), run_state(), 0, "holds weights without the state of a training run"),
+        (stored(optimizer=None), run_state(), 0, "holds weights without the state of a training run"),
+        (stored(), run_state(), 1, "start_epoch is 1 and run-3_2.ckpt stands at epoch 2: leave start_epoch at 0"),
+        (stored(), run_state(steps_per_epoch=7), 0, "in the middle of an epoch of 5 steps, and this run's have 7"),
+        (stored(), run_state(epochs=2), 0, "has all 2 epochs behind it: raise epochs, which is 2, to train on"),
+        (stored(ema={"head.bias": np.zeros(3)}), run_state(), 0, "other options: only the file has ema.head.bias"),
+        (
+            stored(optimizer={"iteration": np.int32(12)}),
+            run_state(),
+            0,
+            "other options: only this run has optimizer.exp_avg.head.bias",
+        ),
+        (
+            stored(optimizer={"iteration": np.int32(12), "exp_avg.head.bias": np.zeros(4)}),
+            run_state(),
+            0,
+            "is of another network: optimizer.exp_avg.head.bias is (4,), here (3,)",
+        ),
+    ],
+)
+def test_a_state_that_does_not_fit_is_refused_and_changes_nothing(checkpoint, state, start_epoch, expected):
+    parameters = state_parameters()
+    with pytest.raises(UserError) as error:
+        continue_run(parameters, state, checkpoint, PATH, start_epoch)
+    assert expected in str(error.value)
+    assert parameters["optimizer.iteration"].asnumpy() == 0
+    assert (state.epoch, state.step) == (0, 0)
