@@ -149,6 +149,17 @@ def test_every_type_that_mindspore_writes_is_read(tmp_path):
         os.chmod(path, 0o644)
 
 
+def test_a_shape_of_one_zero_is_a_scalar_as_for_mindspore(tmp_path):
+    import mindspore as ms
+
+    tensor = b"\x08\x00" + b"\x12\x07Float32" + b"\x1a\x04" + np.float32(2.5).tobytes()
+    value = b"\x0a\x01a" + b"\x12" + bytes([len(tensor)]) + tensor
+    (tmp_path / "a.ckpt").write_bytes(b"\x0a" + bytes([len(value)]) + value)
+    wanted = {"a": np.array(2.5, np.float32)}
+    assert_same(dict(read_ckpt(tmp_path / "a.ckpt")), wanted)
+    assert_same({"a": ms.load_checkpoint(str(tmp_path / "a.ckpt"))["a"].asnumpy()}, wanted)
+
+
 def test_a_checkpoint_that_mindspore_itself_saved_is_read_by_its_names(tmp_path):
     import mindspore as ms
 
