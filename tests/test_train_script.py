@@ -1,0 +1,167 @@
+"""train.py and eval.py as a user runs them: what they print, what they leave, what they refuse."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from src.checkpoint import load_checkpoint
+from tests.tiny_project import ARCH, COLOURS, ROOT, error_line, metrics, script, write_config, write_images
+
+RUN = f"{ARCH}_test"
+IMAGES = 24
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder with the data, a config, and what two epochs of training with EMA left; and what it printed."""
+    folder = tmp_path_factory.mktemp("trained")
+    config = write_config(folder, write_images(folder / "data"), with_ema=True, ema_decay=0.5)
+    return folder, config, script("train.py", "--config_path", config).stdout
+
+
+def best(folder: Path, pattern: str = "*[0-9]-best-*") -> Path:
+    (path,) = (folder / "best" / RUN).glob(f"{ARCH}-best-*.ckpt")
+    return path
+
+
+def test_training_prints_progress_and_evaluation(trained):
+    lines = trained[2].splitlines()
+    progress = re.compile(
+        r"epoch [12]/2 step [23]/3 loss \d+\.\d{4} lr \d\.\d{3}e-\d\d \d+\.\d images/s left \d:\d\d:\d\d"
+    )
+    evaluation = re.compile(
+        r"epoch [12]/2 (EMA )?evaluation: loss \d\.\d{4} top-1 \d+\.\d\d top-5 100\.00 \(9 images\)"
+    )
+    assert [bool(progress.fullmatch(line)) for line in lines] == [True, True, False, False] * 2
+    assert [bool(evaluation.fullmatch(line)) for line in lines] == [False, False, True, True] * 2
+
+
+def test_training_fills_the_four_folders(trained):
+    folder = trained[0]
+    current = sorted(path.name for path in (folder / "checkpoints" / RUN).iterdir())
+    assert current == [f"{ARCH}-1_3.ckpt", f"{ARCH}-2_3.ckpt", "class_names.txt"]
+    assert len(list((folder / "best" / RUN).glob(f"{ARCH}-best-*_top1_*.ckpt"))) == 1
+    assert len(list((folder / "best" / RUN).glob(f"{ARCH}-ema-best-*_top1_*.ckpt"))) == 1
+    assert (folder / "checkpoints" / RUN / "class_names.txt").read_text().split() == sorted(COLOURS)
+    assert len(list((folder / "summaries" / RUN).glob("*.out.events.summary.*"))) == 1
+    logged = (folder / "logs" / RUN / "rank_0.log").read_text().splitlines()
+    assert [line[20:] for line in logged] == trained[2].splitlines()
+    assert [row["epoch"] for row in metrics(folder)] == ["1", "2"]
+
+
+def test_a_checkpoint_says_what_it_is(trained):
+    checkpoint = load_checkpoint(trained[0] / "checkpoints" / RUN / f"{ARCH}-2_3.ckpt")
+    info = checkpoint.info
+    assert (info.arch, info.image_size, info.num_classes) == (ARCH, 32, 3)
+    assert info.class_names == tuple(sorted(COLOURS))
+    assert (info.approximate_gelu, info.crop_pct, info.mean) == (False, 1.0, (0.5, 0.5, 0.5))
+    assert checkpoint.training == {"epoch": 2, "step": 0, "steps_per_epoch": 3}
+    assert set(checkpoint.ema) == set(checkpoint.weights)
+    assert not np.array_equal(checkpoint.ema["head.weight"], checkpoint.weights["head.weight"])
+
+
+def test_eval_prints_what_training_measured(trained):
+    folder, config, _ = trained
+    path = best(folder)
+    epoch = int(re.search(r"-best-(\d+)_", path.name)[1])
+    last = script("eval.py", "--config", config, "--pretrained", path).stdout.splitlines()[-1]
+    results = ast.literal_eval(last.removeprefix("eval results: "))
+    assert list(results) == ["Loss", "Top1-Acc", "Top5-Acc"]
+    row = metrics(folder)[epoch - 1]
+    assert results["Loss"] == pytest.approx(float(row["loss"]), abs=2e-6)
+    assert results["Top1-Acc"] == float(row["top1"])
+    assert results["Top5-Acc"] == float(row["top5"])
+
+
+def test_eval_refuses_options_that_contradict_the_checkpoint(trained):
+    folder, config, _ = trained
+    done = script(
+        "eval.py", "--config", config, "--pretrained", best(folder), "--disable_approximate_gelu", "no", check=False
+    )
+    assert "disable_approximate_gelu is False in the options and True in the file" in error_line(done)
+
+
+def test_eval_refuses_images_of_other_classes(trained, tmp_path):
+    folder, config, _ = trained
+    data = tmp_path / "data"
+    shutil.copytree(folder / "data", data)
+    (data / "val" / "red").rename(data / "val" / "yellow")
+    done = script("eval.py", "--config", config, "--pretrained", best(folder), "--data_url", data, check=False)
+    assert "has a class that the checkpoint" in error_line(done)
+    assert "'yellow'" in error_line(done)
+
+
+def test_a_second_run_in_the_same_folders_is_refused(trained):
+    line = error_line(script("train.py", "--config", trained[1], check=False))
+    assert line.endswith("give this one another --model_postfix, or move or remove that folder")
+    assert len(metrics(trained[0])) == 2  # nothing was lost
+
+
+def test_a_run_that_was_stopped_ends_with_the_weights_of_one_that_was_not(trained, tmp_path):
+    """Drop path on, averaged weights on; stopped by the first epoch's checkpoint and taken up again."""
+    folder, config, _ = trained
+    first = folder / "checkpoints" / RUN / f"{ARCH}-1_3.ckpt"
+    places = [
+        word for name in ("ckpt", "best_ckpt", "logs", "summary") for word in (f"--{name}_root_dir", tmp_path / name)
+    ]
+    done = script("train.py", "--config", config, "--pretrained", first, "--exclude_epoch_state", "no", *places)
+    assert f"continuing {first} at epoch 2 step 0" in done.stdout
+    whole = load_checkpoint(folder / "checkpoints" / RUN / f"{ARCH}-2_3.ckpt")
+    resumed = load_checkpoint(tmp_path / "ckpt" / RUN / f"{ARCH}-2_3.ckpt")
+    for name in whole.weights:
+        assert np.array_equal(whole.weights[name], resumed.weights[name]), name
+        assert np.array_equal(whole.ema[name], resumed.ema[name]), name
+
+
+def test_ctrl_c_saves_and_ends(trained, tmp_path):
+    data = trained[0] / "data"
+    config = write_config(tmp_path, data, epochs=2000, print_loss_every=1)
+    command = [sys.executable, "-u", str(ROOT / "train.py"), "--config", str(config)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        for _ in range(4):
+            assert "loss" in process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        begin = time.monotonic()
+        out, err = process.communicate(timeout=120)
+    assert process.returncode == 128 + signal.SIGINT
+    assert time.monotonic() - begin < 60
+    assert "SIGINT: stopping after this step; once more to end at once" in out
+    assert "Traceback" not in err
+    newest = max((tmp_path / "checkpoints" / RUN).glob("*.ckpt"), key=os.path.getmtime)
+    stopped = load_checkpoint(newest)
+    assert stopped.optimizer is not None
+    assert stopped.training["epoch"] * 3 + stopped.training["step"] >= 3
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--num_classes", "7"], "num_classes is 7 and {data}/train holds 3 class folders: set num_classes to 3"),
+        (["--train_dir", "trian"], "image folder {data}/trian does not exist; it must hold one subfolder of images"),
+        (["--batch_size", "50"], "training folder {data}/train gives 24 images, fewer than one step takes: 50"),
+        (["--batch_size", "7", "--mixup", "0.8"], "batch_size=7: mixup and cutmix mix images in pairs"),
+        (["--auto_augment", "rnad-m9"], "rnad"),
+        (["--device_target", "Ascend"], "device_target is Ascend, and MindSpore finds none on this machine"),
+        (["--device_num", "2"], "device_num is 2 and this is one process: start it with scripts/run_distribute"),
+        (["--pretrained", "missing.ckpt"], "missing.ckpt cannot be read (No such file or directory)"),
+        (["--exclude_epoch_state", "no"], "exclude_epoch_state is False and pretrained is empty"),
+        (["--warmup_length", "3"], "warmup_length is 3, expected at most epochs, which is 2"),
+    ],
+)
+def test_a_users_mistake_is_one_line_and_leaves_no_checkpoint(trained, tmp_path, words, expected):
+    data = trained[0] / "data"
+    config = write_config(tmp_path, data)
+    line = error_line(script("train.py", "--config", config, *words, check=False))
+    assert expected.format(data=data) in line
+    assert not list(tmp_path.rglob("*.ckpt"))
