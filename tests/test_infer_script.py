@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import mindspore as ms
 import numpy as np
 import onnx
 import pytest
@@ -21,6 +22,7 @@ from src.data.transforms import eval_transform
 from src.export.onnx_file import write_onnx
 from src.export.onnx_graph import beit_graph
 from src.model_info import ModelInfo
+from src.predictor import Predictor
 from src.rebuild import rebuild_network
 from src.vit import create_model
 
@@ -149,6 +151,19 @@ def test_a_single_image_is_predicted(model, models, images, expected, tmp_path):
     )
     assert (done.returncode, done.stdout) == (0, f"{image} (class: {expected[str(image)]})\n"), done.stderr
     assert json.loads(output.read_text(encoding="utf-8")) == {str(image): expected[str(image)]}
+
+
+def test_predictors_of_both_kinds_live_in_one_process(models, images):
+    """Three of them, since MindSpore refuses to be put on the device that it is on already."""
+    sources = [images / name for name in READABLE]
+    logits = [
+        np.stack([prediction.logits for prediction in Predictor.from_file(path, batch_size=5).predict(sources)])
+        for path in (models["checkpoint"], models["onnx"], models["checkpoint"])
+    ]
+    ms.set_context(mode=ms.PYNATIVE_MODE)
+    assert logits[0].shape == (10, 60)
+    assert np.array_equal(logits[0], logits[2])
+    assert np.abs(logits[1] - logits[0]).max() <= 1e-5 * np.abs(logits[0]).max()
 
 
 def test_an_onnx_file_needs_no_mindspore(models, images, expected, tmp_path):
