@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from mindspore import Tensor
 
 from src.data.imagenet import EvalBatch
-from src.trainer.evaluate import Counts, EvalResult, evaluate
+from src.trainer.evaluate import Counts, EvalResult, RankSum, evaluate
 
 
 def test_loss_and_accuracy_of_a_hand_calculated_batch():
@@ -66,6 +66,18 @@ def test_any_split_over_batches_and_ranks_gives_the_same_counts(images, classes,
     order = np.argsort(-logits, axis=1, kind="stable")
     assert whole.top1 == (order[:, 0] == labels).sum()
     assert whole.top5 == (order[:, :5] == labels[:, None]).any(1).sum()
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.tuples(*[st.integers(0, 2**28)] * 3, st.floats(0, 1e9)), min_size=1, max_size=64))
+def test_counts_survive_the_float32_sum_over_ranks(ranks):
+    summed = np.zeros(8, np.float32)
+    for values in ranks:
+        summed += RankSum.pack(Counts(*values))
+    total = RankSum.unpack(summed)
+    for name, column in zip(("images", "top1", "top5"), zip(*ranks)):
+        assert getattr(total, name) == sum(column)
+    assert total.loss == pytest.approx(sum(values[3] for values in ranks), rel=1e-5)
 
 
 def test_padding_of_the_last_batch_is_not_counted():

@@ -134,9 +134,10 @@ def test_ctrl_c_saves_and_ends(trained, tmp_path):
         process.send_signal(signal.SIGINT)
         begin = time.monotonic()
         out, err = process.communicate(timeout=120)
-    assert process.returncode == 128 + signal.SIGINT
+    # MindSpore turns a Ctrl-C that comes while it runs a graph into SIGTERM
+    assert process.returncode in (128 + signal.SIGINT, 128 + signal.SIGTERM)
     assert time.monotonic() - begin < 60
-    assert "SIGINT: stopping after this step; once more to end at once" in out
+    assert "asked to stop: ending after this step; once more to end at once" in out
     assert "Traceback" not in err
     newest = max((tmp_path / "checkpoints" / RUN).glob("*.ckpt"), key=os.path.getmtime)
     stopped = load_checkpoint(newest)

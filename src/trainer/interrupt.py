@@ -17,10 +17,13 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 @contextlib.contextmanager
 def stop_on_signal(state: RunState) -> Iterator[None]:
-    """While inside, the first Ctrl-C or SIGTERM asks `state` to stop after the step; the second ends at once."""
+    """While inside, the first Ctrl-C or SIGTERM asks `state` to stop after the step; the second ends at once.
+
+    MindSpore has a handler of its own while it runs a graph: it turns a Ctrl-C at that moment into SIGTERM.
+    """
 
     def ask(number: int, frame: FrameType | None) -> None:
-        logger.info("%s: stopping after this step; once more to end at once", signal.Signals(number).name)
+        logger.info("asked to stop: ending after this step; once more to end at once")
         state.stop_signal = number
         for each in SIGNALS:
             signal.signal(each, before[each])
