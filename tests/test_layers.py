@@ -183,7 +183,7 @@ class Slope(nn.Cell):
 
 
 def gelu_points() -> np.ndarray:
-    near_zero = np.concatenate([[0.0], np.geomspace(1e-30, 1e-2, 60)])
+    near_zero = np.concatenate([[0.0], np.geomspace(1e-30, 1e-2, 300)])
     return np.concatenate([np.linspace(-12, 12, 20001), near_zero, -near_zero, [-1e4, 1e4]]).astype(np.float32)
 
 

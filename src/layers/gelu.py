@@ -63,8 +63,9 @@ class GELU(nn.Cell):
             gate = ops.sigmoid(z * (_TANH_CUBIC * square + _TANH_LINEAR))
             slope = gate * (1.0 + z * (1.0 - gate) * (3.0 * _TANH_CUBIC * square + _TANH_LINEAR))
         else:
-            # Phi as result / z, and 1/2 near 0: what is added is too small to be seen but where the square vanishes
-            small = 1e-6 if x.dtype == ms.float16 else 1e-30
+            # Phi as result / z, and 1/2 near 0: what is added is too small to be seen but where the square vanishes.
+            # Not much smaller: graph mode takes constants that differ by less than 2.2e-16 for the same one.
+            small = 1e-6 if x.dtype == ms.float16 else 1e-13
             phi = (ops.cast(out, ms.float32) * z + 0.5 * small) / (square + small)
             slope = phi + z * ops.exp(-0.5 * square) * (1.0 / math.sqrt(2 * math.pi))
         return (ops.cast(ops.cast(dout, ms.float32) * slope, x.dtype),)
