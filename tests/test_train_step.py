@@ -7,7 +7,7 @@ from pathlib import Path
 import mindspore
 import numpy as np
 import pytest
-from mindspore import Parameter, Tensor, nn, ops
+from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
 from src.errors import UserError
 from src.tools.cell import set_amp_level
@@ -25,6 +25,20 @@ from tests.golden import recipe_inputs as inputs
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "recipe.npz")
 IMAGES, TARGETS = inputs.model_batches()
+
+
+class Many(nn.Cell):
+    """As many parameters as BEiT-base has, under its names. It computes with one of them: that compiles faster."""
+
+    def __init__(self):
+        super().__init__(auto_prefix=False)
+        self.all = ParameterTuple(
+            [Parameter(Tensor(np.zeros(2, np.float32)), name=str(name)) for name in GOLDEN["groups_base_names"]]
+        )
+        self.cls_token = self.all[0]
+
+    def construct(self, image, key):
+        return image * self.cls_token
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -328,6 +342,43 @@ def test_an_overflow_in_one_micro_batch_skips_the_whole_step_and_leaves_nothing_
     assert [bool(overflow) for _, overflow, _ in results] == [False, True, False, False]
     assert [float(scale) for _, _, scale in results] == [4.0, 4.0, 2.0, 2.0]
     np.testing.assert_array_equal(network.weight.asnumpy(), np.float32([0, -1, 1]))
+
+
+@pytest.fixture
+def half_the_recursion_limit():
+    """What BEiT-base's 199 parameters need of the half, BEiT-large's 391 need of the whole."""
+    mindspore.set_recursion_limit(500)
+    yield
+    mindspore.set_recursion_limit(1000)
+
+
+@pytest.mark.usefixtures("half_the_recursion_limit")
+def test_graphs_of_as_many_parameters_as_beit_has_compile():
+    network = Many()
+    weights = network.trainable_params()
+    depth, layer_decay = GOLDEN["groups_base_options"]
+    groups = parameter_groups(
+        [(weight.name, (1, 1)) for weight in weights],
+        weight_decay=0.05,
+        layer_decay=float(layer_decay),
+        depth=int(depth),
+    )
+    optimizer = create_optimizer("adamw", weights, groups, beta=(0.9, 0.999), eps=1e-8, momentum=0.0)
+    step = TrainOneStepWithEMA(
+        network, Total(), optimizer, ema_decay=0.5, learning_rates=np.full(1, 0.1), accumulation_steps=2
+    )
+    feed(step, [[1.0, -1.0]])
+    for total in step.accumulate.sums:
+        if total.name != "accumulated.cls_token":
+            np.testing.assert_array_equal(total.asnumpy(), [0, 0])
+            total.set_data(Tensor(np.float32([1024, -1024])))
+    feed(step, [[1.0, -1.0]])
+    averages = {average.name: average.asnumpy() for average in step.ema.averages}
+    assert len(weights) == 199
+    for weight in weights:  # the first step of AdamW: from 0 by the learning rate against the gradient's sign
+        expected = -0.1 * groups[weight.name].lr_scale * np.array([1, -1])
+        np.testing.assert_allclose(weight.asnumpy(), expected, rtol=1e-5)
+        np.testing.assert_allclose(averages[f"ema.{weight.name}"], expected / 2, rtol=1e-5)
 
 
 def test_the_sum_of_squares_is_accurate_for_millions_of_values_and_shows_what_is_not_finite():

@@ -81,6 +81,10 @@ def create_optimizer(
 class _GroupedOptimizer(nn.Cell):
     """What the optimizers share: weights in float32, learning rates by group, state under names of its own.
 
+    `weights` holds the parameters sorted by group, so that each group is one run of them; gradients come in the same
+    order. Graphs are built by mapping over whole tuples: an unrolled Python loop over the 391 parameters of
+    BEiT-large exceeds the depth that MindSpore's compiler allows.
+
     Float16 weights (amp_level O3) have a float32 copy, `optimizer.master.<name>`, that is updated in their place:
     at the end of a schedule the change of a weight is far below float16's resolution. It is copied here, so the
     weights must be loaded and cast before the optimizer is made.
@@ -88,35 +92,24 @@ class _GroupedOptimizer(nn.Cell):
 
     def __init__(self, parameters: Sequence[Parameter], groups: Mapping[str, ParameterGroup]) -> None:
         super().__init__(auto_prefix=False)  # a prefix would rename the network's parameters
+        parameters = sorted(parameters, key=lambda parameter: groups[parameter.name])
         self.weights = ParameterTuple(parameters)
-        names = [parameter.name for parameter in parameters]
-        self.scales = tuple(sorted({groups[name].lr_scale for name in names}))
-        self.scale_ids = tuple(self.scales.index(groups[name].lr_scale) for name in names)
-        self.decays = tuple(sorted({groups[name].weight_decay for name in names}))
-        self.decay_ids = tuple(self.decays.index(groups[name].weight_decay) for name in names)
-        self.masters = ParameterTuple(
-            [
-                _state("master", parameter, parameter.asnumpy())
-                for parameter in parameters
-                if parameter.dtype == mstype.float16
-            ]
-        )
-        by_name = {master.name: master for master in self.masters}
-        self.updated = ParameterTuple([by_name.get(f"optimizer.master.{p.name}", p) for p in parameters])
-        self.count = len(names)
-
-    def scaled(self, learning_rate: Tensor) -> tuple[Tensor, ...]:
-        """One learning rate per distinct scale: a handful of scalars instead of one per parameter."""
-        rates = ()
-        for scale in self.scales:
-            rates += (learning_rate * scale,)
-        return rates
+        kinds = [groups[parameter.name] for parameter in parameters]
+        distinct = sorted(set(kinds))
+        self.scales = tuple(kind.lr_scale for kind in distinct)
+        self.decays = tuple(kind.weight_decay for kind in distinct)
+        self.begins = tuple(kinds.index(kind) for kind in distinct)
+        self.ends = (*self.begins[1:], len(kinds))
+        self.halves = ParameterTuple([p for p in parameters if p.dtype == mstype.float16])
+        self.masters = ParameterTuple([_state("master", half, half.asnumpy()) for half in self.halves])
+        masters = {half.name: master for half, master in zip(self.halves, self.masters)}
+        self.updated = ParameterTuple([masters.get(parameter.name, parameter) for parameter in parameters])
+        self.map = ops.HyperMap()
 
     def round_masters(self) -> None:
         """Write the float32 masters into the float16 weights that the network computes with."""
-        for i in range(self.count):
-            if self.weights[i].dtype == mstype.float16:
-                ops.assign(self.weights[i], self.updated[i].astype(mstype.float16))
+        if len(self.halves) > 0:
+            self.map(_round_master, self.halves, self.masters)
 
 
 class AdamW(_GroupedOptimizer):
@@ -146,13 +139,12 @@ class AdamW(_GroupedOptimizer):
         self.log_beta1, self.log_beta2 = math.log(self.beta1), math.log(self.beta2)
         self.eps = eps
         self.step = Parameter(Tensor(0, mstype.int32), name="optimizer.step", requires_grad=False)
-        self.exp_avg = ParameterTuple([_state("exp_avg", parameter) for parameter in parameters])
-        self.exp_avg_sq = ParameterTuple([_state("exp_avg_sq", parameter) for parameter in parameters])
-        self.kernel = ops.AdamWeightDecay()
+        self.exp_avg = ParameterTuple([_state("exp_avg", weight) for weight in self.weights])
+        self.exp_avg_sq = ParameterTuple([_state("exp_avg_sq", weight) for weight in self.weights])
         self.expm1 = ops.Expm1()
 
     def construct(self, gradients: tuple[Tensor, ...], learning_rate: Tensor, applied: Tensor) -> None:
-        """Update the weights in place by float32 `gradients` at the float32 scalar `learning_rate`.
+        """Update the weights in place at the float32 scalar `learning_rate`; float32 `gradients` as `weights` go.
 
         Where the bool scalar `applied` is false, weights and state stay as they are, to the bit, provided that the
         gradients are finite (zeros, say): there is no branch, so nothing waits for the device.
@@ -162,24 +154,20 @@ class AdamW(_GroupedOptimizer):
         # 1 - beta ** t, exact to float32 rounding also for the first steps
         c1 = -self.expm1(t * self.log_beta1)
         c2_root = ops.sqrt(-self.expm1(t * self.log_beta2))
-        rates = self.scaled(ops.where(applied, learning_rate * c2_root / c1, 0.0))
+        rate = ops.where(applied, learning_rate * c2_root / c1, 0.0)
         beta1 = ops.where(applied, Tensor(self.beta1, mstype.float32), 1.0)
         beta2 = ops.where(applied, Tensor(self.beta2, mstype.float32), 1.0)
         eps = c2_root * self.eps
-        decays = ()
-        for decay in self.decays:
-            decays += (c1 / c2_root * decay,)
-        for i in range(self.count):
-            self.kernel(
-                self.updated[i],
-                self.exp_avg[i],
-                self.exp_avg_sq[i],
-                rates[self.scale_ids[i]],
-                beta1,
-                beta2,
-                eps,
-                decays[self.decay_ids[i]],
-                gradients[i],
+        decay = c1 / c2_root
+        for i in range(len(self.scales)):
+            begin, end = self.begins[i], self.ends[i]
+            update = ops.partial(_adamw, rate * self.scales[i], beta1, beta2, eps, decay * self.decays[i])
+            self.map(
+                update,
+                self.updated[begin:end],
+                self.exp_avg[begin:end],
+                self.exp_avg_sq[begin:end],
+                gradients[begin:end],
             )
         ops.assign(self.step, ops.where(applied, step, self.step))
         self.round_masters()
@@ -196,22 +184,46 @@ class Momentum(_GroupedOptimizer):
     ) -> None:
         super().__init__(parameters, groups)
         self.momentum = momentum
-        self.momentum_buffer = ParameterTuple([_state("momentum_buffer", parameter) for parameter in parameters])
-        self.kernel = ops.ApplyMomentum()
+        self.momentum_buffer = ParameterTuple([_state("momentum_buffer", weight) for weight in self.weights])
 
     def construct(self, gradients: tuple[Tensor, ...], learning_rate: Tensor, applied: Tensor) -> None:
         """As `AdamW.construct`."""
-        rates = self.scaled(ops.where(applied, learning_rate, 0.0))
+        rate = ops.where(applied, learning_rate, 0.0)
         momentum = ops.where(applied, Tensor(self.momentum, mstype.float32), 1.0)
-        decays = ()
-        for decay in self.decays:
-            decays += (ops.where(applied, Tensor(decay, mstype.float32), 0.0),)
-        for i in range(self.count):
-            gradient = gradients[i]
-            if self.decays[self.decay_ids[i]] > 0:
-                gradient = gradient + self.updated[i] * decays[self.decay_ids[i]]
-            self.kernel(self.updated[i], self.momentum_buffer[i], rates[self.scale_ids[i]], gradient, momentum)
+        for i in range(len(self.scales)):
+            begin, end = self.begins[i], self.ends[i]
+            decay = ops.where(applied, Tensor(self.decays[i], mstype.float32), 0.0)
+            update = ops.partial(_momentum, rate * self.scales[i], momentum, decay)
+            self.map(update, self.updated[begin:end], self.momentum_buffer[begin:end], gradients[begin:end])
         self.round_masters()
+
+
+_adamw_kernel = ops.AdamWeightDecay()
+_momentum_kernel = ops.ApplyMomentum()
+
+
+def _adamw(
+    rate: Tensor,
+    beta1: Tensor,
+    beta2: Tensor,
+    eps: Tensor,
+    decay: Tensor,
+    weight: Parameter,
+    exp_avg: Parameter,
+    exp_avg_sq: Parameter,
+    gradient: Tensor,
+) -> Tensor:
+    return _adamw_kernel(weight, exp_avg, exp_avg_sq, rate, beta1, beta2, eps, decay, gradient)
+
+
+def _momentum(
+    rate: Tensor, momentum: Tensor, decay: Tensor, weight: Parameter, momentum_buffer: Parameter, gradient: Tensor
+) -> Tensor:
+    return _momentum_kernel(weight, momentum_buffer, rate, gradient + weight * decay, momentum)
+
+
+def _round_master(half: Parameter, master: Parameter) -> Tensor:
+    return ops.assign(half, master.astype(mstype.float16))
 
 
 def _state(kind: str, parameter: Parameter, value: np.ndarray | None = None) -> Parameter:

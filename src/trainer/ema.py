@@ -27,15 +27,12 @@ class WeightEMA(nn.Cell):
                 for weight in weights
             ]
         )
-        # ema -= (1 - decay) * (ema - weight) rounds less than the two products do: 1 - decay is small.
         self.rate = 1.0 - decay
-        self.count = len(self.weights)
+        self.map = ops.HyperMap()
 
     def construct(self) -> None:
         """Move every average towards its weight."""
-        for i in range(self.count):
-            difference = self.averages[i] - self.weights[i].astype(mstype.float32)
-            ops.assign_sub(self.averages[i], difference * self.rate)
+        self.map(ops.partial(_move, self.rate), self.averages, self.weights)
 
     @contextmanager
     def swapped(self) -> Iterator[None]:
@@ -51,3 +48,8 @@ class WeightEMA(nn.Cell):
         finally:
             for weight, value in zip(self.weights, own):
                 weight.set_data(Tensor(value))
+
+
+def _move(rate: float, average: Parameter, weight: Parameter) -> Tensor:
+    # rounds less than decay * ema + (1 - decay) * weight does, since 1 - decay is small
+    return ops.assign_sub(average, (average - weight.astype(mstype.float32)) * rate)

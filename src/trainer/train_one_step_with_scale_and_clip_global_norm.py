@@ -30,6 +30,7 @@ class LossAndGradients(nn.Cell):
         self.network = network
         self.criterion = criterion
         self.gradients = ops.value_and_grad(self.scaled_loss, None, ParameterTuple(weights), has_aux=True)
+        self.map = ops.HyperMap()
 
     def scaled_loss(self, image: Tensor, target: Tensor, key: Tensor, loss_scale: Tensor) -> tuple[Tensor, Tensor]:
         """The loss times the scale, and the loss, both float32."""
@@ -41,10 +42,7 @@ class LossAndGradients(nn.Cell):
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Loss (float32 []) and float32 gradients in the order of the weights."""
         (_, loss), gradients = self.gradients(image, target, key, loss_scale)
-        wide = ()
-        for gradient in gradients:
-            wide += (gradient.astype(mstype.float32),)
-        return loss, wide
+        return loss, self.map(_widen, gradients)
 
 
 class SumOfSquares(nn.Cell):
@@ -56,19 +54,12 @@ class SumOfSquares(nn.Cell):
 
     def __init__(self) -> None:
         super().__init__()
-        self.as_product = mindspore.get_context("device_target") == "CPU"
-        self.product = ops.MatMul(transpose_b=True)
+        self.square_sum = _product_with_itself if mindspore.get_context("device_target") == "CPU" else _square_sum
+        self.map = ops.HyperMap()
 
     def construct(self, tensors: tuple[Tensor, ...]) -> Tensor:
         """Float32 []; infinite or NaN if an element is, or if the sum is beyond float32."""
-        squares = ()
-        for tensor in tensors:
-            if self.as_product:
-                row = tensor.reshape(1, -1)
-                squares += (self.product(row, row).reshape(()),)
-            else:
-                squares += (ops.square(tensor).sum(),)
-        return ops.stack(squares).sum()
+        return ops.stack(self.map(self.square_sum, tensors)).sum()
 
 
 class LossScale(nn.Cell):
@@ -137,7 +128,7 @@ class UpdateWeights(nn.Cell):
         self.ranks = ranks
         self.all_reduce = ops.AllReduce() if ranks > 1 else None
         self.sum_of_squares = SumOfSquares()
-        self.scaled = ops.MulNoNan()
+        self.map = ops.HyperMap()
         # A Parameter, not a constant of the graph: a compiled graph serves any schedule.
         self.learning_rates = Parameter(
             Tensor(learning_rates, mstype.float32), name="learning_rates", requires_grad=False
@@ -148,10 +139,7 @@ class UpdateWeights(nn.Cell):
         """Loss (float32 []) and scaled gradients, each summed over this rank's micro-batches -> see the train step."""
         if self.ranks > 1:
             loss = self.all_reduce(loss.reshape(1)).reshape(())
-            summed = ()
-            for gradient in gradients:
-                summed += (self.all_reduce(gradient),)
-            gradients = summed
+            gradients = self.map(ops.partial(_sum_over_ranks, self.all_reduce), gradients)
         loss_scale = self.loss_scale.value * 1.0  # a value of its own: the Parameter changes below
         unscale = 1.0 / (loss_scale * self.micro_batches)
         # The sum over all ranks, so that all of them decide alike. It is finite only if every gradient is; that it
@@ -163,12 +151,9 @@ class UpdateWeights(nn.Cell):
             norm = ops.sqrt(square) * unscale
             factor = unscale * ops.minimum(self.clip_grad_norm / (norm + CLIP_EPS), 1.0)
         factor = ops.where(finite, factor, 0.0)
-        # 0 times infinity is 0 here: a skipped step hands the optimizer zeros
-        unscaled = ()
-        for gradient in gradients:
-            unscaled += (self.scaled(gradient, factor),)
+        gradients = self.map(ops.partial(_multiply, factor), gradients)
         learning_rate = ops.gather(self.learning_rates, self.iteration, 0)
-        self.optimizer(unscaled, learning_rate, finite)
+        self.optimizer(gradients, learning_rate, finite)
         self.loss_scale(finite)
         ops.assign_add(self.iteration, Tensor(1, mstype.int32))
         if self.after_update is not None:
@@ -206,15 +191,14 @@ class Accumulator(nn.Cell):
                 for weight in weights
             ]
         )
-        self.count = len(self.sums)
+        self.map = ops.HyperMap()
 
     def construct(self, image: Tensor, target: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
         """Add a micro-batch; gives its loss and the loss scale."""
         loss_scale = self.loss_scale.value * 1.0  # a value of its own: the Parameter changes when the step ends
         loss, gradients = self.gradients(image, target, key, loss_scale)
         ops.assign_add(self.loss, loss)
-        for i in range(self.count):
-            ops.assign_add(self.sums[i], gradients[i])
+        self.map(_add, self.sums, gradients)
         return loss, loss_scale
 
 
@@ -225,18 +209,14 @@ class UpdateFromAccumulator(nn.Cell):
         super().__init__(auto_prefix=False)
         self.loss = accumulator.loss
         self.sums = accumulator.sums
-        self.count = accumulator.count
         self.update = update
+        self.map = ops.HyperMap()
 
     def construct(self) -> tuple[Tensor, Tensor, Tensor]:
         """See `TrainOneStepWithScaleAndClipGlobalNorm.__call__`."""
-        gradients = ()
-        for i in range(self.count):
-            gradients += (self.sums[i],)
-        result = self.update(self.loss * 1.0, gradients)
+        result = self.update(self.loss * 1.0, self.sums)
         ops.assign(self.loss, ops.zeros_like(self.loss))
-        for i in range(self.count):
-            ops.assign(self.sums[i], ops.zeros_like(self.sums[i]))
+        self.map(_clear, self.sums)
         return result
 
 
@@ -318,3 +298,39 @@ class TrainOneStepWithScaleAndClipGlobalNorm:
         """Everything but the network's weights that a resumed run needs, by name; valid between two steps."""
         parameters = self.update.parameters_and_names()
         return {p.name: p for _, p in parameters if p.name.startswith(("optimizer.", "ema."))}
+
+
+# Mapped over the tuples of all parameters. Loops would be unrolled, and those over the 391 of BEiT-large exceed the
+# depth that MindSpore's compiler allows.
+
+_product = ops.MatMul(transpose_b=True)
+_multiply_no_nan = ops.MulNoNan()
+
+
+def _widen(gradient: Tensor) -> Tensor:
+    return gradient.astype(mstype.float32)
+
+
+def _product_with_itself(tensor: Tensor) -> Tensor:
+    row = tensor.reshape(1, -1)
+    return _product(row, row).reshape(())
+
+
+def _square_sum(tensor: Tensor) -> Tensor:
+    return ops.square(tensor).sum()
+
+
+def _sum_over_ranks(all_reduce: ops.AllReduce, tensor: Tensor) -> Tensor:
+    return all_reduce(tensor)
+
+
+def _multiply(factor: Tensor, gradient: Tensor) -> Tensor:
+    return _multiply_no_nan(gradient, factor)  # infinity times 0 is 0: a skipped step hands the optimizer zeros
+
+
+def _add(total: Parameter, gradient: Tensor) -> Tensor:
+    return ops.assign_add(total, gradient)
+
+
+def _clear(total: Parameter) -> Tensor:
+    return ops.assign(total, ops.zeros_like(total))
