@@ -124,7 +124,8 @@ class VisionTransformer(nn.Cell):
     def classify(self, x: Tensor) -> Tensor:
         """Tokens of the last block [B, N, embed_dim] -> logits float32 [B, num_classes]."""
         x = self.norm(x)
-        pooled = ops.mean(x[:, 1:], 1) if self.mean_pooling else x[:, 0]
+        cls_token, patches = ops.split(x, (1, x.shape[1] - 1), 1)  # split: see Attention.queries_keys_values
+        pooled = ops.mean(patches, 1) if self.mean_pooling else ops.squeeze(cls_token, 1)
         return ops.cast(self.head(self.fc_norm(pooled)), ms.float32)
 
 

@@ -13,6 +13,7 @@ from mindspore import Tensor, nn, ops
 from scipy import special
 
 from src.layers.attention import Attention
+from src.layers.broadcast import AddRow, MultiplyRow
 from src.layers.counter_based_random import as_int32, keep_mask, mix, random_bits
 from src.layers.custom_identity import Identity
 from src.layers.drop_path_timm import Dropout, DropPath, make_drop_path, make_dropout
@@ -22,6 +23,7 @@ from src.layers.linear import Linear
 from src.layers.mlp import Mlp
 from src.layers.patch_embed import PatchEmbed
 from src.layers.relative_position_bias import RelativePositionBias, gather_bias, relative_position_index
+from src.layers.softmax import Softmax
 from src.layers.transformer_block import Block
 
 KEYS = np.random.default_rng(7).integers(-(2**31), 2**31, 20000).astype(np.int32)
@@ -165,6 +167,42 @@ def test_an_image_of_another_shape_is_refused_naming_both(each_mode, shape):
 def test_a_patch_that_does_not_divide_the_image_is_refused():
     with pytest.raises(ValueError, match="image_size 30 is not a multiple of the patch size 8"):
         PatchEmbed(image_size=30, patch_size=8, in_chans=3, embed_dim=4)
+
+
+# Operators with a gradient of their own
+
+
+def gradients(cell: nn.Cell, *inputs: np.ndarray) -> list[np.ndarray]:
+    """The gradients with respect to all but the last of `inputs`, which is the gradient of the result."""
+    all_gradients = ops.GradOperation(get_all=True, sens_param=True)(cell)
+    return [gradient.asnumpy() for gradient in all_gradients(*(Tensor(x.astype(np.float32)) for x in inputs))]
+
+
+def test_adding_a_row_passes_the_gradient_on_and_sums_it_over_the_rows(each_mode, rng):
+    x, row, dy = rng.standard_normal((7, 5)), rng.standard_normal(5), rng.standard_normal((7, 5))
+    y = AddRow()(Tensor(x.astype(np.float32)), Tensor(row.astype(np.float32)))
+    np.testing.assert_allclose(y.asnumpy(), x + row, atol=1e-6)
+    dx, drow = gradients(AddRow(), x, row, dy)
+    np.testing.assert_allclose(dx, dy, atol=1e-6)
+    np.testing.assert_allclose(drow, dy.sum(0), atol=2e-6)
+
+
+def test_multiplying_a_row_has_the_products_gradients(each_mode, rng):
+    x, row, dy = rng.standard_normal((2, 3, 5)), rng.standard_normal(5), rng.standard_normal((2, 3, 5))
+    y = MultiplyRow()(Tensor(x.astype(np.float32)), Tensor(row.astype(np.float32)))
+    np.testing.assert_allclose(y.asnumpy(), x * row, atol=1e-6)
+    dx, drow = gradients(MultiplyRow(), x, row, dy)
+    np.testing.assert_allclose(dx, dy * row, atol=1e-6)
+    np.testing.assert_allclose(drow, (dy * x).sum((0, 1)), atol=2e-6)
+
+
+def test_softmax_has_the_jacobian_diag_p_minus_p_p(each_mode, rng):
+    x, dy = rng.standard_normal((2, 3, 6)) * 3, rng.standard_normal((2, 3, 6))
+    p = numpy_softmax(x)
+    # MindSpore's exp is good to 6e-6 on the CPU
+    np.testing.assert_allclose(Softmax()(Tensor(x.astype(np.float32))).asnumpy(), p, rtol=1e-5)
+    jacobian = np.einsum("abi,ij->abij", p, np.eye(6)) - np.einsum("abi,abj->abij", p, p)
+    np.testing.assert_allclose(gradients(Softmax(), x, dy)[0], np.einsum("abij,abj->abi", jacobian, dy), atol=1e-5)
 
 
 # GELU

@@ -6,6 +6,8 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
+from src.layers.broadcast import AddRow
+
 
 class Linear(nn.Cell):
     """`y = x W^T + b` on the last axis of `x`, with the weight stored as PyTorch stores it: `[out, in]`.
@@ -24,7 +26,7 @@ class Linear(nn.Cell):
         self.matmul_dtype = ms.float32
         self.activation_dtype = ms.float32
         self.matmul = ops.MatMul(transpose_b=True)
-        self.bias_add = ops.BiasAdd()
+        self.add_row = AddRow()
 
     def construct(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """`x` [..., in] -> [..., out] in `activation_dtype`; `bias` [out] takes the place of the layer's own."""
@@ -33,6 +35,6 @@ class Linear(nn.Cell):
         if bias is None:
             bias = self.bias
         if bias is not None:
-            y = self.bias_add(y, ops.cast(bias, self.matmul_dtype))
+            y = self.add_row(y, ops.cast(bias, self.matmul_dtype))
         shape = x.shape[:-1] + (self.out_features,)  # noqa: RUF005 (graph mode does not parse a starred tuple)
         return ops.cast(ops.reshape(y, shape), self.activation_dtype)

@@ -8,6 +8,8 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
+from src.layers.broadcast import AddRow
+
 
 class PatchProjection(nn.Cell):
     """The convolution's parameters, and the convolution written as one matrix multiplication.
@@ -23,13 +25,13 @@ class PatchProjection(nn.Cell):
         self.patch_features = in_chans * patch_size * patch_size
         self.matmul_dtype = ms.float32
         self.matmul = ops.MatMul(transpose_b=True)
-        self.bias_add = ops.BiasAdd()
+        self.add_row = AddRow()
 
     def construct(self, patches: Tensor) -> Tensor:
         """Flattened patches [M, in_chans * patch * patch] -> float32 [M, embed_dim]."""
         weight = ops.cast(ops.reshape(self.weight, (-1, self.patch_features)), self.matmul_dtype)
         y = self.matmul(ops.cast(patches, self.matmul_dtype), weight)
-        return ops.cast(self.bias_add(y, ops.cast(self.bias, self.matmul_dtype)), ms.float32)
+        return ops.cast(self.add_row(y, ops.cast(self.bias, self.matmul_dtype)), ms.float32)
 
 
 class PatchEmbed(nn.Cell):

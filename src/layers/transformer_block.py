@@ -7,6 +7,7 @@ import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
 from src.layers.attention import Attention
+from src.layers.broadcast import MultiplyRow
 from src.layers.drop_path_timm import make_drop_path
 from src.layers.layer_norm import LayerNorm
 from src.layers.mlp import Mlp
@@ -47,14 +48,15 @@ class Block(nn.Cell):
         gamma = np.full(dim, layer_scale_init_value, np.float32)
         self.gamma_1 = Parameter(Tensor(gamma)) if has_layer_scale else None
         self.gamma_2 = Parameter(Tensor(gamma)) if has_layer_scale else None
+        self.scale = MultiplyRow()
 
     def construct(self, x: Tensor, shared_bias: Tensor | None = None, key: Tensor | None = None) -> Tensor:
         """`x` float32 [B, N, dim], `shared_bias` [heads, N, N], `key` int32 [B] -> float32 [B, N, dim]."""
         branch = ops.cast(self.attn(self.norm1(x), shared_bias, key), ms.float32)
         if self.gamma_1 is not None:
-            branch = branch * ops.cast(self.gamma_1, ms.float32)
+            branch = self.scale(branch, ops.cast(self.gamma_1, ms.float32))
         x = x + self.drop_path1(branch, key)
         branch = ops.cast(self.mlp(self.norm2(x), key), ms.float32)
         if self.gamma_2 is not None:
-            branch = branch * ops.cast(self.gamma_2, ms.float32)
+            branch = self.scale(branch, ops.cast(self.gamma_2, ms.float32))
         return x + self.drop_path2(branch, key)
