@@ -96,17 +96,17 @@ def test_beit_base_has_86530984_parameters():
 
 
 def test_image_size_and_num_classes_override_the_variant():
-    network = create_model("beit_micro_patch8_32", image_size=24, num_classes=7)
+    network = create_model("beit_tiny_patch16_224", image_size=96, num_classes=7)
     assert network.patch_embed.num_patches == 36
-    assert network.head.weight.shape == (7, 96)
+    assert network.head.weight.shape == (7, 192)
     assert network.blocks[0].attn.relative_position_bias_table.shape == (11 * 11 + 3, 3)
 
 
 def test_an_unknown_arch_or_a_size_that_the_patch_does_not_divide_is_the_users_mistake():
     with pytest.raises(UserError, match="arch 'beit_huge' is unknown: choose one of beit_base_patch16_224"):
         create_model("beit_huge")
-    with pytest.raises(UserError, match="image_size 30 is not a multiple of the patch size 4: use 32"):
-        create_model("beit_micro_patch8_32", image_size=30)
+    with pytest.raises(UserError, match="image_size 230 is not a multiple of the patch size 16: use 224"):
+        create_model("beit_tiny_patch16_224", image_size=230)
 
 
 @pytest.mark.parametrize("case", CASES)
