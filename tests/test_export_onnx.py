@@ -17,7 +17,7 @@ from src.errors import UserError
 from src.export.check import TOLERANCE as EXPORT_TOLERANCE
 from src.export.onnx_file import write_onnx
 from src.export.onnx_graph import beit_graph
-from src.export.onnx_metadata import from_metadata, to_metadata
+from src.export.metadata import from_metadata, to_metadata
 from src.model_info import ModelInfo
 from src.prediction.onnx_network import load_onnx
 from src.vit import VisionTransformer
@@ -28,7 +28,7 @@ from network_recipe import CASES, batch, weight  # noqa: E402
 
 # Float32 sums in another order; the reference table of the project allows this much against other implementations.
 TOLERANCE = 1e-5
-INFO = ModelInfo("beit_micro_patch4_32", 32, 10, class_names=("zero", "eins", "zwei, drei", '"四"') + ("x",) * 6)
+INFO = ModelInfo("beit_micro_patch8_32", 32, 10, class_names=("zero", "eins", "zwei, drei", '"四"') + ("x",) * 6)
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +148,7 @@ def test_metadata_say_all_that_a_caller_needs(tmp_path):
     info = ModelInfo(**{**vars(INFO), "mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225), "crop_pct": 0.875})
     pairs = written("base", tmp_path / "beit.onnx", info).get_modelmeta().custom_metadata_map
     assert pairs["version"] == "1"
-    assert pairs["arch"] == "beit_micro_patch4_32"
+    assert pairs["arch"] == "beit_micro_patch8_32"
     assert pairs["image_size"] == "32"
     assert pairs["num_classes"] == "10"
     assert pairs["class_names"].startswith('["zero", "eins", "zwei, drei", ')

@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).parent / "golden"))
 from network_recipe import weight  # noqa: E402
 
 CONFIG = ROOT / "src" / "configs" / "quickstart_digits.yaml"
-ARCH = "beit_micro_patch4_32"
+ARCH = "beit_micro_patch8_32"
 INFO = ModelInfo(ARCH, 32, 10, class_names=tuple("0123456789"), crop_pct=1.0)
 DIFFERENCE = re.compile(r"largest difference to the network's logits: (\S+) \((\S+) of the largest logit\)")
 

@@ -32,7 +32,7 @@ from network_recipe import weight  # noqa: E402
 
 # Nothing here is a default: what the scripts know they know from the file.
 INFO = ModelInfo(
-    "beit_micro_patch4_32",
+    "beit_micro_patch8_32",
     image_size=24,
     num_classes=60,
     class_names=tuple(f"class {number}" for number in range(60)),
@@ -180,7 +180,7 @@ def test_an_arch_that_is_not_the_files_is_refused(model, models, images, tmp_pat
     )
     assert (done.returncode, done.stdout) == (2, "")
     assert (
-        f"beit.{'ckpt' if model == 'checkpoint' else 'onnx'} is a beit_micro_patch4_32, not a beit_base" in done.stderr
+        f"beit.{'ckpt' if model == 'checkpoint' else 'onnx'} is a beit_micro_patch8_32, not a beit_base" in done.stderr
     )
     assert not (tmp_path / "predictions.json").exists()
 

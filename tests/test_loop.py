@@ -28,7 +28,7 @@ from src.trainer.interrupt import stop_on_signal
 from src.trainer.loop import Callback, RunState, StepMeter, TrainingDiverged, train
 
 BATCH = TrainBatch(np.zeros((2, 3, 4, 4), np.float32), np.zeros((2, 3), np.float32), np.zeros(2, np.int32))
-INFO = ModelInfo("beit_micro_patch4_32", 32, 3)
+INFO = ModelInfo("beit_micro_patch8_32", 32, 3)
 
 
 def new_state(epochs: int = 2, steps: int = 3) -> RunState:

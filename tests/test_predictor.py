@@ -11,11 +11,10 @@ from PIL import Image
 
 from src.errors import UserError
 from src.model_info import ModelInfo
-from src.prediction.find_images import find_images
-from src.prediction.predictions_file import prepare_folder, write_predictions
+from src.prediction.network import Network
 from src.predictor import Prediction, Predictor, Unreadable
 
-INFO = ModelInfo("beit_micro_patch4_32", 32, 3, mean=(0.5, 0.25, 0.0), std=(0.5, 0.25, 1.0), crop_pct=0.5)
+INFO = ModelInfo("beit_micro_patch8_32", 32, 3, mean=(0.5, 0.25, 0.0), std=(0.5, 0.25, 1.0), crop_pct=0.5)
 
 
 class MeanOfChannels:
@@ -29,8 +28,9 @@ class MeanOfChannels:
         return images.mean(axis=(2, 3))
 
 
-def predictor(network, *, info: ModelInfo = INFO, batch_size: int = 4, fixed_batch: bool = False) -> Predictor:
-    return Predictor(network, info, batch_size=batch_size, num_workers=3, fixed_batch=fixed_batch)
+def predictor(run, *, batch_size: int = 4, fixed_batch: bool = False, takes_pixels: bool = False) -> Predictor:
+    network = Network(run, INFO, fixed_batch=fixed_batch, takes_pixels=takes_pixels)
+    return Predictor(network, batch_size=batch_size, num_workers=3)
 
 
 def plain(colour: tuple[int, int, int], size: tuple[int, int] = (50, 40)) -> Image.Image:
@@ -51,6 +51,38 @@ def test_the_centre_is_what_crop_pct_leaves():
     (prediction,) = predictor(MeanOfChannels()).predict([pixels])
     assert prediction.logits == pytest.approx([-1.0, 3.0, 0.0], abs=1e-6)
     assert prediction.class_number == 1
+
+
+def test_a_network_that_takes_pixels_gets_them_as_they_are():
+    """Resized and cropped, uint8, height x width x 3, and not normalised."""
+    pixels = np.zeros((128, 64, 3), np.uint8)
+    pixels[48:80, 16:48] = np.random.default_rng(0).integers(0, 256, (32, 32, 3))
+    batches: list[np.ndarray] = []
+
+    def run(images: np.ndarray) -> np.ndarray:
+        batches.append(images)
+        return images.mean(axis=(1, 2), dtype=np.float32)
+
+    list(predictor(run, takes_pixels=True).predict([pixels]))
+    assert batches[0].dtype == np.uint8
+    assert np.array_equal(batches[0], pixels[None, 48:80, 16:48])
+
+
+def test_probabilities_are_the_softmax_and_top_is_their_order():
+    prediction = Prediction("a.png", np.array([0.0, 1000.0, 1000.0 - np.log(3), -5.0], np.float32))
+    assert prediction.probabilities == pytest.approx([0.0, 0.75, 0.25, 0.0], abs=1e-5)
+    assert [number for number, _ in prediction.top(2)] == [1, 2]
+    assert prediction.top(2)[0][1] == pytest.approx(0.75, abs=1e-5)
+    equal = Prediction("a.png", np.array([1.0, 2.0, 2.0, 1.0], np.float32))
+    assert [number for number, _ in equal.top(4)] == [1, 2, 0, 3]
+    assert equal.class_number == 1
+
+
+def test_an_exported_file_has_no_attention_to_show():
+    with pytest.raises(
+        UserError, match="attention is drawn from a checkpoint only: an exported file gives nothing but"
+    ):
+        predictor(MeanOfChannels()).attention(plain((1, 2, 3)))
 
 
 def test_files_decoded_images_and_arrays_give_the_same(tmp_path):
@@ -109,44 +141,8 @@ def test_an_endless_stream_is_read_as_it_is_needed():
 
 
 def test_a_missing_or_foreign_file_is_refused(tmp_path):
-    with pytest.raises(UserError, match=r"no\.onnx does not exist: give a checkpoint or an ONNX file"):
+    with pytest.raises(UserError, match=r"no\.onnx does not exist: give a checkpoint, an ONNX file or a MINDIR file"):
         Predictor.from_file(tmp_path / "no.onnx")
     (tmp_path / "bad.onnx").write_bytes(b"garbage")
     with pytest.raises(UserError, match=r"bad\.onnx cannot be loaded as an ONNX file \(.*\): export the checkpoint"):
         Predictor.from_file(tmp_path / "bad.onnx")
-
-
-def test_images_of_a_folder_are_those_of_its_root_sorted(tmp_path):
-    for name in ("b.png", "A.JPEG", "c.jpg", "d.PNG", "notes.txt", "e.bmp"):
-        (tmp_path / name).write_bytes(b"")
-    (tmp_path / "folder.png").mkdir()
-    (tmp_path / "folder.png" / "inside.png").write_bytes(b"")
-    assert [path.name for path in find_images(tmp_path)] == ["A.JPEG", "b.png", "c.jpg", "d.PNG"]
-    assert find_images(tmp_path / "e.bmp") == [tmp_path / "e.bmp"]
-
-
-def test_nothing_to_predict_is_an_error(tmp_path):
-    with pytest.raises(UserError, match="nowhere does not exist: give an image or a folder of images"):
-        find_images(tmp_path / "nowhere")
-    with pytest.raises(UserError, match=r"has no \.png, \.jpg, \.jpeg file in its root"):
-        find_images(tmp_path)
-
-
-def test_predictions_are_the_users_json_to_the_byte(tmp_path):
-    path = tmp_path / "new" / "predictions.json"
-    prepare_folder(path)
-    write_predictions(path, {"/data/images/American black bear/1.JPEG": 295, "/data/Bär.png": 0})
-    assert path.read_text(encoding="utf-8") == (
-        '{\n "/data/images/American black bear/1.JPEG": 295,\n "/data/Bär.png": 0\n}\n'
-    )
-    write_predictions(path, {"/data/\udcff.png": 1})
-    assert path.read_text(encoding="ascii") == '{\n "/data/\\udcff.png": 1\n}\n'
-    assert [entry.name for entry in path.parent.iterdir()] == ["predictions.json"]
-
-
-def test_an_output_that_cannot_be_written_is_refused_before_any_work(tmp_path):
-    with pytest.raises(UserError, match="is a folder: give the name of a file"):
-        prepare_folder(tmp_path)
-    (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"p\.json cannot be written \(.*\): choose another place"):
-        prepare_folder(tmp_path / "file" / "p.json")

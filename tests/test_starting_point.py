@@ -18,7 +18,7 @@ from src.trainer.loop import RunState
 from src.vit import create_model
 from src.weights.network import get_weights
 
-ARCH = "beit_micro_patch4_32"
+ARCH = "beit_micro_patch8_32"
 PATH = Path("run-3_2.ckpt")
 
 
