@@ -262,9 +262,27 @@ def _same(name: str, **changes: Any) -> Any:
 class InferConfig:
     """The options of infer.py. What the network is and how its input is prepared comes from the checkpoint."""
 
-    data_path: str | None = option(PREDICTION, None, "an image, or a folder whose own png and jpeg files are meant")
-    checkpoint: str | None = option(PREDICTION, None, "checkpoint or ONNX file")
-    output: str = option(PREDICTION, "predictions.json", "file to write the predictions to")
+    data_path: str | None = option(
+        PREDICTION, None, "an image, a folder of png and jpeg files, or a .txt file with a path a line"
+    )
+    checkpoint: str | None = option(PREDICTION, None, "checkpoint, ONNX file or MINDIR file")
+    output: str = option(
+        PREDICTION, "predictions.json", "file to write the predictions to; its ending decides: .json, .jsonl or .csv"
+    )
+    recursive: bool = option(PREDICTION, False, "take the images of the folders inside data_path too")
+    topk: int | None = option(PREDICTION, None, "give the K most probable classes of each image", at_least=1)
+    probabilities: bool = option(PREDICTION, False, "give probabilities with the classes")
+    class_names: str | None = option(
+        PREDICTION, None, "text file with a name a line, in place of the names stored in the model"
+    )
+    resume: bool = option(PREDICTION, False, "continue the interrupted run that left OUTPUT.partial")
+    quiet: bool = option(PREDICTION, False, "print no line per image and no progress bar")
+    contact_sheet: str | None = option(
+        PREDICTION, None, "PNG file to draw thumbnails with their classes and probabilities into"
+    )
+    attention: str | None = option(
+        PREDICTION, None, "PNG file to draw the attention of the last block into: one image, from a checkpoint"
+    )
     arch: str | None = _same("arch", default=None, help="architecture; an error where the file is of another")
     batch_size: int = _same("batch_size", default=8, help="images per batch")
     num_parallel_workers: int = _same("num_parallel_workers", help="threads that read images")
@@ -516,7 +534,7 @@ def _check_together(config: Config) -> None:
         if getattr(config, name) == 0:
             raise UserError(f"{name} is 0: give a number of images, or -1 for all")
     if not re.fullmatch(r"[\w.-]+", config.model_postfix):
-        raise UserError(f"model_postfix is '{config.model_postfix}', expected letters, digits, '.', '_' and '-'")
+        raise UserError(f"model_postfix is {config.model_postfix!r}, expected letters, digits, '.', '_' and '-'")
     if config.collect_input_data and config.dataset_sink_mode and config.device_target != "CPU":
         raise UserError("collect_input_data needs dataset_sink_mode False: in sink mode the host never sees the images")
     if config.dump_graph and config.pynative_mode:
@@ -529,8 +547,8 @@ def _check_together(config: Config) -> None:
 def _kind_name(kind: Any) -> str:
     if kind == tuple[float, ...]:
         return "numbers"
-    names = {bool: "True or False", int: "a whole number", float: "a number", str: "text"}
-    return names.get(kind, "text")
+    kind = next((k for k in typing.get_args(kind) if k is not type(None)), kind)
+    return {bool: "True or False", int: "a whole number", float: "a number", str: "text"}[kind]
 
 
 def _shown(value: Any) -> str:

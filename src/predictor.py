@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from src.data.transforms import eval_transform
 from src.errors import UserError
 from src.model_info import ModelInfo
-from src.prediction.batches import Source, image_batches
+from src.prediction.batches import Source, as_image, image_batches
+from src.prediction.network import Network
+from src.prediction.preparation import preparation_of
 
-ONNX_SUFFIX = ".onnx"
+ONNX_SUFFIX, MINDIR_SUFFIX = ".onnx", ".mindir"
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,6 +29,18 @@ class Prediction:
         """The most probable class, the first one where several are."""
         return int(self.logits.argmax())
 
+    @property
+    def probabilities(self) -> np.ndarray:
+        """The softmax of the logits, float64 [num_classes]."""
+        powers = np.exp(self.logits.astype(np.float64) - self.logits.max())
+        return powers / powers.sum()
+
+    def top(self, count: int) -> list[tuple[int, float]]:
+        """The `count` most probable classes with their probabilities, best first; of equal ones the first."""
+        probabilities = self.probabilities
+        order = np.argsort(-probabilities, kind="stable")[:count]
+        return [(int(number), float(probabilities[number])) for number in order]
+
 
 @dataclass(frozen=True, eq=False)
 class Unreadable:
@@ -41,32 +54,20 @@ class Predictor:
     """A network with what it takes to prepare images for it.
 
     Args:
-        network: images float32 [B, 3, S, S], normalised -> logits float32 [B, num_classes].
-        info: says how images are prepared; `info.class_names` names the classes, where they are known.
+        network: the loaded network; `network.info` says how images are prepared.
         batch_size: images per call of the network.
         num_workers: threads that read and resize images.
-        fixed_batch: whether a short batch is filled up, for a network that is compiled for one size.
     """
 
-    def __init__(
-        self,
-        network: Callable[[np.ndarray], np.ndarray],
-        info: ModelInfo,
-        *,
-        batch_size: int,
-        num_workers: int,
-        fixed_batch: bool,
-    ) -> None:
-        self.info = info
+    def __init__(self, network: Network, *, batch_size: int, num_workers: int) -> None:
         self._network = network
-        self._batch_size, self._num_workers, self._fixed_batch = batch_size, num_workers, fixed_batch
-        self._transform = eval_transform(
-            image_size=info.image_size,
-            crop_pct=info.crop_pct,
-            mean=info.mean,
-            std=info.std,
-            interpolation=info.interpolation,
-        )
+        self._batch_size, self._num_workers = batch_size, num_workers
+        self._preparation = preparation_of(network.info, network.takes_pixels)
+
+    @property
+    def info(self) -> ModelInfo:
+        """What the network is; `info.class_names` names the classes, where they are known."""
+        return self._network.info
 
     @staticmethod
     def from_file(
@@ -78,27 +79,19 @@ class Predictor:
         device_target: str = "CPU",
         device_id: int = 0,
     ) -> Predictor:
-        """A predictor of an exported ONNX file or of a checkpoint, in any format that the project reads.
+        """A predictor of an exported ONNX or MINDIR file, or of a checkpoint in any format that the project reads.
 
         The file says how many classes there are and how images are prepared. ONNX files run in ONNX Runtime and import
-        no MindSpore; a checkpoint makes `device_target` (CPU, GPU or Ascend) MindSpore's device for the whole process.
+        no MindSpore; the others make `device_target` (CPU, GPU or Ascend) MindSpore's device for the whole process.
         Raises `UserError` for a file that cannot be used and for one of another architecture than `arch`.
         """
         path = Path(path)
         if not path.is_file():
-            raise UserError(f"{path} does not exist: give a checkpoint or an ONNX file")
-        is_onnx = path.suffix.lower() == ONNX_SUFFIX
-        if is_onnx:
-            from src.prediction.onnx_network import load_onnx
-
-            network, info = load_onnx(path, device_target, device_id)
-        else:  # imported only now, because MindSpore takes seconds to import and an ONNX file needs none
-            from src.prediction.checkpoint_network import load_checkpoint_network
-
-            network, info = load_checkpoint_network(path, arch, device_target, device_id)
-        if arch is not None and arch != info.arch:
-            raise UserError(f"{path} is a {info.arch}, not a {arch}: leave out --arch, or give its own")
-        return Predictor(network, info, batch_size=batch_size, num_workers=num_workers, fixed_batch=not is_onnx)
+            raise UserError(f"{path} does not exist: give a checkpoint, an ONNX file or a MINDIR file")
+        network = _load(path, arch, device_target, device_id)
+        if arch is not None and arch != network.info.arch:
+            raise UserError(f"{path} is a {network.info.arch}, not a {arch}: leave out --arch, or give its own")
+        return Predictor(network, batch_size=batch_size, num_workers=num_workers)
 
     def predict(self, images: Iterable[Source]) -> Iterator[Prediction | Unreadable]:
         """What the network makes of each of `images` (files, Pillow images or uint8 arrays), in their order.
@@ -106,11 +99,43 @@ class Predictor:
         Images are read while the network works, and results come batch by batch; memory does not grow with their
         number. An image that cannot be read gives an `Unreadable` in its place.
         """
-        for batch in image_batches(images, self._transform, self._batch_size, self._num_workers):
-            rows = self._batch_size if self._fixed_batch else len(batch.sources)
-            logits = self._network(batch.image[:rows])
+        for batch in image_batches(images, self._preparation, self._batch_size, self._num_workers):
+            rows = self._batch_size if self._network.fixed_batch else len(batch.sources)
+            logits = self._network.run(batch.image[:rows])
             for row, source in enumerate(batch.sources):
                 if row in batch.reasons:
                     yield Unreadable(source, batch.reasons[row])
                 else:
                     yield Prediction(source, logits[row])
+
+    def attention(self, image: Source) -> np.ndarray:
+        """How much the tokens that are classified attend to each patch of `image` in the last block.
+
+        Float32 [patches, patches], the mean over heads. The queries are the patch tokens where these are pooled, and
+        the class token otherwise. Raises `UserError` for an exported file, whose inside cannot be reached, and for an
+        image that cannot be read.
+        """
+        self.require_attention()
+        row = np.zeros(self._preparation.shape, self._preparation.dtype)
+        self._preparation.fill(as_image(image), row)
+        return self._network.attention(row)
+
+    def require_attention(self) -> None:
+        """Raise `UserError` where `attention` cannot be had."""
+        if self._network.attention is None:
+            raise UserError("attention is drawn from a checkpoint only: an exported file gives nothing but logits")
+
+
+def _load(path: Path, arch: str | None, device_target: str, device_id: int) -> Network:
+    """Load a file by its kind; MindSpore, which takes seconds to import, only where it is needed."""
+    if path.suffix.lower() == ONNX_SUFFIX:
+        from src.prediction.onnx_network import load_onnx
+
+        return load_onnx(path, device_target, device_id)
+    if path.suffix.lower() == MINDIR_SUFFIX:
+        from src.prediction.mindir_network import load_mindir_network
+
+        return load_mindir_network(path, device_target, device_id)
+    from src.prediction.checkpoint_network import load_checkpoint_network
+
+    return load_checkpoint_network(path, arch, device_target, device_id)

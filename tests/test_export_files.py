@@ -13,11 +13,17 @@ from mindspore import Tensor
 
 from src.errors import RunError, UserError
 from src.export.check import TOLERANCE, Difference, largest_difference, random_images, require_agreement
-from src.export.mindspore_file import mindir_run, write_mindir
+from src.export.metadata import from_metadata
+from src.export.mindspore_file import load_mindir, mindir_metadata, write_mindir
 from src.export.publish import appears_whole
+from src.model_info import ModelInfo
 from src.vit import VisionTransformer
 
 SIZES = {"image_size": 16, "patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2, "num_classes": 4}
+
+
+# Only the size matters here: the network below is none of the named ones.
+INFO = ModelInfo("beit_base_patch16_224", 16, 4, class_names=("a", "b", "zwölf", "四"), std=(0.2, 0.3, 0.4))
 
 
 def sums(images: np.ndarray) -> np.ndarray:
@@ -108,10 +114,26 @@ def test_mindir_serves_any_batch_and_gives_the_networks_logits(weights_apart, op
     images = random_images(16)
     expected = network(Tensor(images)).asnumpy()
     with appears_whole(tmp_path / "beit.mindir") as path:
-        write_mindir(network, 16, path)
+        write_mindir(network, INFO, path)
     entries = ["beit.mindir", "beit_variables"] if weights_apart else ["beit.mindir"]
     assert sorted(os.listdir(tmp_path)) == entries
-    run = mindir_run(tmp_path / "beit.mindir")
+    assert from_metadata(mindir_metadata(tmp_path / "beit.mindir"), "beit.mindir") == INFO
+    run = load_mindir(tmp_path / "beit.mindir")
     # MindSpore's own graph runs again, only for another batch size
     assert largest_difference(run, images, expected).relative <= 1e-6
     ms.set_context(mode=ms.PYNATIVE_MODE)
+
+
+def test_a_file_that_is_no_mindir_is_refused(tmp_path):
+    path = tmp_path / "beit.mindir"
+    path.write_bytes(b"\xff garbage")
+    text = r"beit\.mindir cannot be loaded as a MINDIR file.*: export the checkpoint again"
+    with pytest.raises(UserError, match=text):
+        mindir_metadata(path)
+    with pytest.raises(UserError, match=text):
+        load_mindir(path)
+    path.write_bytes(b"")
+    with pytest.raises(
+        UserError, match=r"beit\.mindir was not exported by this project: its metadata lack version, arc"
+    ):
+        from_metadata(mindir_metadata(path), str(path))

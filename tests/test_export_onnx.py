@@ -15,9 +15,9 @@ from mindspore import Tensor
 
 from src.errors import UserError
 from src.export.check import TOLERANCE as EXPORT_TOLERANCE
+from src.export.metadata import from_metadata, to_metadata
 from src.export.onnx_file import write_onnx
 from src.export.onnx_graph import beit_graph
-from src.export.metadata import from_metadata, to_metadata
 from src.model_info import ModelInfo
 from src.prediction.onnx_network import load_onnx
 from src.vit import VisionTransformer
@@ -104,7 +104,7 @@ def test_the_wrong_gelu_kind_would_be_seen(tmp_path):
     for approximate in (False, True):
         path = tmp_path / f"{approximate}.onnx"
         write_onnx(beit_graph(weights, image_size=16, num_heads=2, approximate_gelu=approximate), INFO, path)
-        logits[approximate] = load_onnx(path, "CPU", 0)[0](batch("tanh_gelu")[0])
+        logits[approximate] = load_onnx(path, "CPU", 0).run(batch("tanh_gelu")[0])
     difference = np.abs(logits[True] - logits[False]).max() / np.abs(logits[True]).max()
     assert difference > 2 * max(TOLERANCE, EXPORT_TOLERANCE)
 
@@ -156,7 +156,7 @@ def test_metadata_say_all_that_a_caller_needs(tmp_path):
     assert pairs["std"] == "[0.229, 0.224, 0.225]"
     assert pairs["crop_pct"] == "0.875"
     assert pairs["interpolation"] == "bicubic"
-    assert load_onnx(tmp_path / "beit.onnx", "CPU", 0)[1] == info
+    assert load_onnx(tmp_path / "beit.onnx", "CPU", 0).info == info
 
 
 def test_metadata_of_another_program_are_refused_by_what_is_missing():
@@ -181,9 +181,9 @@ def test_constants_of_a_large_model_lie_beside_it(tmp_path, golden):
     written("base", tmp_path / "first" / "beit.onnx", largest_inline_bytes=1000)
     assert (tmp_path / "first" / "beit.onnx.data").stat().st_size > (tmp_path / "first" / "beit.onnx").stat().st_size
     (tmp_path / "first").rename(tmp_path / "second")
-    run, info = load_onnx(tmp_path / "second" / "beit.onnx", "CPU", 0)
-    assert_equal_logits(run(batch("base")[0]), golden["base/logits"])
-    assert info == INFO
+    network = load_onnx(tmp_path / "second" / "beit.onnx", "CPU", 0)
+    assert_equal_logits(network.run(batch("base")[0]), golden["base/logits"])
+    assert network.info == INFO
     (tmp_path / "second" / "beit.onnx.data").unlink()
     with pytest.raises(UserError, match=r"beit\.onnx cannot be loaded as an ONNX file .*: export the checkpoint again"):
         load_onnx(tmp_path / "second" / "beit.onnx", "CPU", 0)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
+import re
+import struct
 import subprocess
 import sys
+import termios
 from pathlib import Path
 
 import mindspore as ms
@@ -16,20 +21,26 @@ from mindspore import Tensor
 from onnx import TensorProto, helper
 from PIL import Image
 
+import infer
 from src.checkpoint import Checkpoint, save_checkpoint
 from src.data.decode import read_rgb
 from src.data.transforms import eval_transform
+from src.errors import exit_code
+from src.export.mindspore_file import write_mindir
 from src.export.onnx_file import write_onnx
 from src.export.onnx_graph import beit_graph
 from src.model_info import ModelInfo
+from src.prediction.journal import Journal, Record
 from src.predictor import Predictor
 from src.rebuild import rebuild_network
+from src.variants import get_variant
 from src.vit import create_model
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(Path(__file__).parent / "golden"))
 from network_recipe import weight  # noqa: E402
 
+KINDS = ["ckpt", "onnx", "mindir"]
 # Nothing here is a default: what the scripts know they know from the file.
 INFO = ModelInfo(
     "beit_micro_patch8_32",
@@ -63,9 +74,11 @@ def weights() -> dict[str, np.ndarray]:
 @pytest.fixture(scope="module")
 def models(weights, tmp_path_factory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("models")
-    paths = {"checkpoint": folder / "beit.ckpt", "onnx": folder / "beit.onnx"}
-    save_checkpoint(paths["checkpoint"], Checkpoint(weights, INFO))
-    write_onnx(beit_graph(weights, image_size=24, num_heads=3, approximate_gelu=True), INFO, paths["onnx"])
+    paths = {kind: folder / f"beit.{kind}" for kind in KINDS}
+    save_checkpoint(paths["ckpt"], Checkpoint(weights, INFO))
+    heads = get_variant(INFO.arch).num_heads
+    write_onnx(beit_graph(weights, image_size=24, num_heads=heads, approximate_gelu=True), INFO, paths["onnx"])
+    write_mindir(rebuild_network(INFO, weights, paths["ckpt"]), INFO, paths["mindir"])
     return paths
 
 
@@ -127,7 +140,7 @@ def expected(weights, images) -> dict[str, int]:
     return {str(images / name): int(number) for name, number in zip(READABLE, classes)}
 
 
-@pytest.mark.parametrize("model", ["checkpoint", "onnx"])
+@pytest.mark.parametrize("model", KINDS)
 def test_a_folder_is_predicted_whatever_its_images_are(model, models, images, expected, tmp_path):
     """Batches of 4 leave the last one short, with an unreadable image in two of them."""
     done = run_infer("--data_path", images, "--checkpoint", models[model], "--batch_size", 4, folder=tmp_path)
@@ -142,7 +155,7 @@ def test_a_folder_is_predicted_whatever_its_images_are(model, models, images, ex
     assert done.stderr.splitlines()[-1].startswith(last)
 
 
-@pytest.mark.parametrize("model", ["checkpoint", "onnx"])
+@pytest.mark.parametrize("model", KINDS)
 def test_a_single_image_is_predicted(model, models, images, expected, tmp_path):
     image, output = images / "zwölf Schwäne.png", tmp_path / "new folder" / "p.json"
     done = run_infer(
@@ -154,16 +167,17 @@ def test_a_single_image_is_predicted(model, models, images, expected, tmp_path):
 
 
 def test_predictors_of_both_kinds_live_in_one_process(models, images):
-    """Three of them, since MindSpore refuses to be put on the device that it is on already."""
+    """More than one of MindSpore's, which refuses to be put on the device that it is on already."""
     sources = [images / name for name in READABLE]
     logits = [
         np.stack([prediction.logits for prediction in Predictor.from_file(path, batch_size=5).predict(sources)])
-        for path in (models["checkpoint"], models["onnx"], models["checkpoint"])
+        for path in (models["ckpt"], models["onnx"], models["ckpt"], models["mindir"])
     ]
     ms.set_context(mode=ms.PYNATIVE_MODE)
     assert logits[0].shape == (10, 60)
     assert np.array_equal(logits[0], logits[2])
-    assert np.abs(logits[1] - logits[0]).max() <= 1e-5 * np.abs(logits[0]).max()
+    for other in (logits[1], logits[3]):
+        assert np.abs(other - logits[0]).max() <= 1e-5 * np.abs(logits[0]).max()
 
 
 def test_an_onnx_file_needs_no_mindspore(models, images, expected, tmp_path):
@@ -173,15 +187,13 @@ def test_an_onnx_file_needs_no_mindspore(models, images, expected, tmp_path):
     assert (done.returncode, done.stdout) == (0, f"{image} (class: {expected[str(image)]})\n"), done.stderr
 
 
-@pytest.mark.parametrize("model", ["checkpoint", "onnx"])
+@pytest.mark.parametrize("model", KINDS)
 def test_an_arch_that_is_not_the_files_is_refused(model, models, images, tmp_path):
     done = run_infer(
         *("--data_path", images, "--checkpoint", models[model], "--arch", "beit_base_patch16_224"), folder=tmp_path
     )
     assert (done.returncode, done.stdout) == (2, "")
-    assert (
-        f"beit.{'ckpt' if model == 'checkpoint' else 'onnx'} is a beit_micro_patch8_32, not a beit_base" in done.stderr
-    )
+    assert f"beit.{model} is a beit_micro_patch8_32, not a beit_base" in done.stderr
     assert not (tmp_path / "predictions.json").exists()
 
 
@@ -196,10 +208,12 @@ def test_what_cannot_be_predicted_is_told_of_in_one_line(models, images, tmp_pat
     (tmp_path / "void").mkdir()
     foreign = tmp_path / "foreign.onnx"
     foreign.write_bytes(identity_model().SerializeToString())
+    (tmp_path / "bad.mindir").write_bytes(b"\xff garbage")
     cases = [
         (images / "no.png", models["onnx"], "no.png does not exist: give an image or a folder of images"),
         (tmp_path / "void", models["onnx"], "has no .png, .jpg, .jpeg file in its root: give a folder of images"),
-        (images, tmp_path / "no.ckpt", "no.ckpt does not exist: give a checkpoint or an ONNX file"),
+        (images, tmp_path / "no.ckpt", "no.ckpt does not exist: give a checkpoint, an ONNX file or a MINDIR file"),
+        (images, tmp_path / "bad.mindir", "bad.mindir cannot be loaded as a MINDIR file: export the checkpoint again"),
         (images, foreign, "foreign.onnx was not exported by this project: its metadata lack version, arch, image_size"),
     ]
     for data, model, text in cases:
@@ -207,7 +221,7 @@ def test_what_cannot_be_predicted_is_told_of_in_one_line(models, images, tmp_pat
         assert (done.returncode, done.stdout) == (2, "")
         assert text in done.stderr
         assert len(done.stderr.splitlines()) == 1
-        assert not (tmp_path / "predictions.json").exists()
+        assert not list(tmp_path.glob("predictions*"))
 
 
 def test_a_device_that_onnx_runtime_lacks_is_refused(models, images, tmp_path):
@@ -218,3 +232,167 @@ def test_a_device_that_onnx_runtime_lacks_is_refused(models, images, tmp_path):
     assert done.returncode == 2
     assert "device_target is Ascend, and the installed ONNX Runtime cannot use it" in done.stderr
     assert "pass --device_target CPU" in done.stderr
+
+
+@pytest.fixture
+def infer_here(tmp_path, monkeypatch, capsys):
+    """Runs infer.py's main in this process, which is quicker: gives exit code, standard output and standard error."""
+
+    def run(data: Path, model: Path, *arguments: object) -> tuple[int, str, str]:
+        command = ["infer.py", "--data_path", data, "--checkpoint", model, "--device_target", "CPU", *arguments]
+        monkeypatch.setattr(sys, "argv", [str(word) for word in command])
+        return exit_code(infer.main), *capsys.readouterr()
+
+    monkeypatch.chdir(tmp_path)
+    yield run
+    ms.set_context(mode=ms.PYNATIVE_MODE)
+
+
+@pytest.fixture
+def readable(images, tmp_path) -> Path:
+    """A list of the readable images."""
+    path = tmp_path / "readable.txt"
+    path.write_text("".join(f"{images / name}\n" for name in READABLE))
+    return path
+
+
+def test_topk_and_probabilities_come_with_the_names_stored_in_the_file(readable, models, expected, infer_here):
+    code, printed, error = infer_here(readable, models["onnx"], "--topk", 3, "--probabilities")
+    assert (code, error) == (0, "")
+    predictions = json.loads(Path("predictions.json").read_text(encoding="utf-8"))
+    assert list(predictions) == list(expected)
+    network = Predictor.from_file(models["onnx"])
+    for result, (path, told), line in zip(network.predict(expected), predictions.items(), printed.splitlines()):
+        powers = np.exp(result.logits.astype(np.float64))
+        order = np.argsort(-powers)[:3]
+        assert told["class"] == expected[path] == order[0]
+        assert told["label"] == f"class {order[0]}"
+        assert told["probability"] == pytest.approx(powers[order[0]] / powers.sum(), rel=1e-5)
+        assert [entry["class"] for entry in told["top"]] == list(order)
+        shares = [entry["probability"] for entry in told["top"]]
+        assert shares == pytest.approx(powers[order] / powers.sum(), rel=1e-5)
+        assert line == f"{path} (class: {order[0]}, label: class {order[0]}, probability: {told['probability']})"
+
+
+def test_names_of_a_file_take_the_place_of_the_stored_ones(readable, models, expected, infer_here):
+    Path("names.txt").write_text("".join(f"Nr. {number}\n" for number in range(60)))
+    code, *_ = infer_here(readable, models["onnx"], "--class_names", "names.txt", "--output", "p.csv")
+    assert code == 0
+    rows = [f"{path},{number},Nr. {number}" for path, number in expected.items()]
+    assert Path("p.csv").read_text(encoding="utf-8").splitlines() == ["image,class,label", *rows]
+    Path("names.txt").write_text("one\ntwo\n")
+    code, _, error = infer_here(readable, models["onnx"], "--class_names", "names.txt")
+    assert code == 2
+    assert "names.txt holds 2 lines, 0 of them empty: the checkpoint has 60 classes" in error
+    assert not list(Path().glob("predictions*"))
+
+
+def test_a_tree_of_folders_is_predicted_as_a_whole(images, models, infer_here):
+    code, printed, error = infer_here(images, models["onnx"], "--recursive", "--output", "p.jsonl")
+    assert code == 1
+    found = [json.loads(line) for line in Path("p.jsonl").read_text(encoding="utf-8").splitlines()]
+    names = sorted([str(images / name) for name in READABLE] + [str(images / "inside" / "deeper.png")])
+    assert [entry["image"] for entry in found] == names
+    assert "3 of 14 images cannot be read (named above), the others are in p.jsonl" in error
+    assert len(printed.splitlines()) == 11
+
+
+def test_quiet_prints_what_went_wrong_and_nothing_else(images, readable, models, infer_here):
+    assert infer_here(readable, models["onnx"], "--quiet") == (0, "", "")
+    code, printed, error = infer_here(images, models["onnx"], "--quiet")
+    assert (code, printed, len(error.splitlines())) == (1, "", 4)
+
+
+def test_a_run_that_was_stopped_goes_on_to_the_same_file(images, models, infer_here, monkeypatch):
+    """Stopped after 5 of 13 images, an unreadable one among them; it is told of in the end all the same."""
+    whole = infer_here(images, models["onnx"], "--output", "whole.json")
+    append = Journal.append
+
+    def stop(journal: Journal, record: Record) -> None:
+        if len(journal) == 5:
+            raise KeyboardInterrupt
+        append(journal, record)
+
+    monkeypatch.setattr(Journal, "append", stop)
+    code, printed, error = infer_here(images, models["onnx"])
+    assert (code, error) == (130, "5 of 13 images are done: --resume continues the run\ninterrupted\n")
+    assert not Path("predictions.json").exists()
+    monkeypatch.setattr(Journal, "append", append)
+    code, _, error = infer_here(images, models["onnx"])
+    assert code == 2
+    assert "predictions.json.partial is what an interrupted run has predicted: continue it with --resume" in error
+    code, _, error = infer_here(images, models["onnx"], "--resume", "--topk", 2)
+    assert code == 2
+    assert "predictions.json.partial is of a run with another topk: give the same again" in error
+    resumed = infer_here(images, models["onnx"], "--resume")
+    assert (resumed[0], printed + resumed[1]) == whole[:2]
+    assert resumed[2] == whole[2].replace("whole.json", "predictions.json")
+    assert Path("predictions.json").read_bytes() == Path("whole.json").read_bytes()
+    assert not list(Path().glob("*.partial"))
+
+
+def test_a_run_that_was_killed_goes_on_to_the_same_file(readable, models, expected, infer_here, tmp_path):
+    code = (
+        "import os, signal, sys; import infer; from src.prediction.journal import Journal; append = Journal.append\n"
+        "def kill(journal, record):\n    append(journal, record)\n"
+        "    if len(journal) == 3: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "Journal.append = kill; infer.main()"
+    )
+    command = [sys.executable, "-c", code, "--data_path", str(readable), "--checkpoint", str(models["onnx"])]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([*command, "--device_target", "CPU"], cwd=tmp_path, env=environment, capture_output=True)
+    assert done.returncode == -9
+    assert not Path("predictions.json").exists()
+    code, printed, _ = infer_here(readable, models["onnx"], "--resume")
+    assert (code, len(printed.splitlines())) == (0, len(READABLE) - 3)
+    assert json.loads(Path("predictions.json").read_text(encoding="utf-8")) == expected
+
+
+def test_a_terminal_shows_images_per_second_and_the_time_left(images, models, tmp_path):
+    terminal, theirs = os.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("4H", 25, 100, 0, 0))  # 25 lines of 100 columns
+    command = [sys.executable, str(ROOT / "infer.py"), "--data_path", str(images), "--checkpoint", str(models["onnx"])]
+    process = subprocess.Popen(
+        [*command, "--device_target", "CPU", "--batch_size", "1"], cwd=tmp_path, stdout=theirs, stderr=theirs
+    )
+    os.close(theirs)
+    shown = b""
+    with contextlib.suppress(OSError):  # how a terminal ends
+        while part := os.read(terminal, 65536):
+            shown += part
+    os.close(terminal)
+    assert process.wait(60) == 1
+    text = shown.decode()
+    assert re.search(r"\d+/13 \[\d\d:\d\d<\d\d:\d\d, +[\d.]+ images/s\]", text), text
+    # the lines stay readable between two states of the bar
+    for name in READABLE:
+        assert re.search(rf"[\r\n]{re.escape(str(images / name))} \(class: \d+\)\r\n", text)
+
+
+def test_the_contact_sheet_shows_what_was_predicted(images, models, infer_here):
+    code, *_ = infer_here(images, models["onnx"], "--contact_sheet", "new/sheet.png")
+    assert code == 1
+    assert Image.open("new/sheet.png").size == (8 * 168 + 8, 2 * 208 + 8)  # ten readable images
+    code, _, error = infer_here(images, models["onnx"], "--contact_sheet", "sheet.jpg")
+    assert code == 2
+    assert "contact_sheet sheet.jpg has another ending than .png" in error
+
+
+def test_attention_is_drawn_of_one_image_from_a_checkpoint(images, models, expected, infer_here):
+    image = images / "colour.png"
+    code, printed, error = infer_here(image, models["ckpt"], "--attention", "attention.png")
+    assert (code, printed) == (0, f"{image} (class: {expected[str(image)]})\n"), error
+    assert Image.open("attention.png").size == (2 * 384, 384)
+    for data, model, text in [
+        (images, models["ckpt"], f"attention is drawn for one image, and data_path {images} has 13"),
+        (image, models["onnx"], "attention is drawn from a checkpoint only: an exported file gives nothing but logits"),
+    ]:
+        code, printed, error = infer_here(data, model, "--attention", "other.png")
+        assert (code, printed, error) == (2, "", f"error: {text}\n")
+        assert not Path("other.png").exists()
+
+
+def test_more_classes_than_there_are_cannot_be_asked_for(readable, models, infer_here):
+    code, _, error = infer_here(readable, models["onnx"], "--topk", 61)
+    assert code == 2
+    assert error == f"error: --topk is 61 and {models['onnx']} has 60 classes: give fewer\n"

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from src.export.check import Run
-from src.export.mindspore_file import mindir_run, write_air, write_mindir
+from src.export.mindspore_file import load_mindir, write_air, write_mindir
 from src.export.onnx_file import write_onnx
 from src.export.onnx_graph import beit_graph
 from src.model_info import ModelInfo
@@ -33,10 +33,9 @@ def write_model(
             approximate_gelu=info.approximate_gelu,
         )
         write_onnx(graph, info, path)
-        run, _ = load_onnx(path, "CPU", 0)
-        return run
+        return load_onnx(path, "CPU", 0).run
     if file_format == "MINDIR":
-        write_mindir(network, info.image_size, path)
-        return mindir_run(path)
+        write_mindir(network, info, path)
+        return load_mindir(path)
     write_air(network, info.image_size, path)
     return None

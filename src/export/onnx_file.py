@@ -7,7 +7,7 @@ from pathlib import Path
 import onnx
 from onnx import helper
 
-from src.export.onnx_metadata import to_metadata
+from src.export.metadata import to_metadata
 from src.model_info import ModelInfo
 
 # A protobuf message cannot exceed 2 GiB. Half a per cent of that is ample for the nodes.

@@ -2,34 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
 
 from src.errors import UserError
-from src.export.onnx_metadata import from_metadata
-from src.model_info import ModelInfo
+from src.export.metadata import from_metadata
+from src.prediction.network import Network
 
 PROVIDERS = {"CPU": "CPUExecutionProvider", "GPU": "CUDAExecutionProvider", "Ascend": "CANNExecutionProvider"}
 ERRORS_ONLY = 3  # of ONNX Runtime's log
+PIXELS = "tensor(uint8)"
 
 
-def load_onnx(path: Path, device_target: str, device_id: int) -> tuple[Callable[[np.ndarray], np.ndarray], ModelInfo]:
-    """Load `path` onto a device (CPU, GPU or Ascend): the network, for any batch, and what the file says of itself.
+def load_onnx(path: Path, device_target: str, device_id: int) -> Network:
+    """Load `path` onto a device (CPU, GPU or Ascend).
 
-    The network takes images float32 [B, 3, S, S], normalised, and gives logits float32 [B, num_classes]. Raises
-    `UserError` for a damaged file, one of another program, and a device that this ONNX Runtime cannot use.
+    Raises `UserError` for a damaged file, one of another program, and a device that this ONNX Runtime cannot use.
     """
     session = _session(path, device_target, device_id)
     info = from_metadata(session.get_modelmeta().custom_metadata_map, str(path))
-    image, logits = session.get_inputs()[0].name, session.get_outputs()[0].name
+    image, logits = session.get_inputs()[0], session.get_outputs()[0].name
 
     def run(images: np.ndarray) -> np.ndarray:
-        return session.run([logits], {image: images})[0]
+        return session.run([logits], {image.name: images})[0]
 
-    return run, info
+    return Network(run, info, takes_pixels=image.type == PIXELS)
 
 
 def _session(path: Path, device_target: str, device_id: int) -> onnxruntime.InferenceSession:

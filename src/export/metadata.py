@@ -1,4 +1,4 @@
-"""What an exported ONNX file says of itself: a `ModelInfo` as the file's own key-value pairs, readable anywhere.
+"""What an exported ONNX or MINDIR file says of itself: a `ModelInfo` as the file's own key-value pairs.
 
 Text stands as it is; numbers, lists and flags as JSON. ONNX Runtime gives the pairs as
 `session.get_modelmeta().custom_metadata_map`.
