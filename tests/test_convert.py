@@ -143,7 +143,7 @@ def test_the_script_converts_from_any_folder(tmp_path):
         (["--input", "nowhere.pth"], "error: nowhere.pth cannot be read (No such file or directory): check the path"),
         (["--input", FOLDER / "whole_module.pth"], "asks for 'torch.nn.modules.linear.Linear'"),
         (["--input", FOLDER / "legacy.pth"], "before 1.6: save it again"),
-        (["--input", FOLDER / "unilm_base.pth"], "has a patch size of 8, arch beit_micro_patch8_32 4: give the arch"),
+        (["--input", FOLDER / "unilm_base.pth"], "has a patch size of 8, arch beit_micro_patch4_32 4: give the arch"),
         (["--input", ROOT / "pyproject.toml"], "is no checkpoint: it is neither"),
         (["--input", ROOT], "cannot be read (Is a directory)"),
         (["--inputs", "a.pth"], "error: the following arguments are required: --input"),

@@ -15,7 +15,7 @@ FOLDER = Path(__file__).parent / "golden" / "weights"
 GOLDEN = np.load(Path(__file__).parent / "golden" / "weights.npz")
 
 # a variant's name for networks that no variant has the sizes of
-ANY_ARCH = "beit_micro_patch8_32"
+ANY_ARCH = "beit_micro_patch4_32"
 
 
 def shapes_of(name: str) -> dict[str, tuple[int, ...]]:
@@ -59,7 +59,7 @@ def random_weights(
     num_classes: int = 10,
     **flags: bool,
 ) -> dict[str, np.ndarray]:
-    """Weights of a network, of the variant `beit_micro_patch8_32` unless told otherwise."""
+    """Weights of a network, of the variant `beit_micro_patch4_32` unless told otherwise."""
     from src.weights.sizes import network_shapes
 
     options = {
