@@ -12,6 +12,7 @@ from mindspore import dtype as mstype
 
 from src.errors import UserError
 from src.tools.optimizer import ParameterGroup, create_optimizer, parameter_groups
+from src.vit import VisionTransformer
 from tests.golden import recipe_inputs as inputs
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "recipe.npz")
@@ -45,19 +46,30 @@ def step(optimizer, gradient: dict[str, np.ndarray], rate: float, applied: bool 
     optimizer(gradients, Tensor(rate, mstype.float32), Tensor(applied))
 
 
-@pytest.mark.parametrize("case", ["base", "large", "no_layer_decay", "shared"])
-def test_parameter_groups_are_the_authors(case):
-    names, rows = GOLDEN[f"groups_{case}_names"], GOLDEN[f"groups_{case}_values"]
+@pytest.mark.parametrize(
+    ("case", "options"),
+    [
+        ("base", {}),
+        ("large", {}),
+        ("no_layer_decay", {}),
+        ("shared", {"rel_pos_bias": False, "shared_rel_pos_bias": True, "abs_pos_emb": True, "mean_pooling": False}),
+    ],
+)
+def test_the_networks_parameter_groups_are_the_authors(case, options):
     depth, layer_decay = GOLDEN[f"groups_{case}_options"]
+    # sizes are cut on both sides, depth is not: the rules see names and ranks
+    network = VisionTransformer(image_size=32, patch_size=16, embed_dim=16, num_heads=2, depth=int(depth), **options)
+    ranks = {parameter.name: parameter.ndim for parameter in network.trainable_params()}
     ours = parameter_groups(
-        [(str(name), (1,) * int(rank)) for name, rank in zip(names, rows[:, 0])],
+        [(parameter.name, parameter.shape) for parameter in network.trainable_params()],
         weight_decay=inputs.WEIGHT_DECAY,
         layer_decay=float(layer_decay),
         depth=int(depth),
     )
-    assert len(ours) == len(names) == {"base": 199, "large": 391, "no_layer_decay": 39, "shared": 54}[case]
-    for name, (_, scale, decay) in zip(names, rows):
-        assert ours[str(name)] == (scale, decay), name
+    names, values = GOLDEN[f"groups_{case}_names"], GOLDEN[f"groups_{case}_values"]
+    authors = {str(name): tuple(row) for name, row in zip(names, values)}
+    assert {name: (ranks[name], *group) for name, group in ours.items()} == authors
+    assert len(ours) == {"base": 199, "large": 391, "no_layer_decay": 39, "shared": 54}[case]
 
 
 def test_the_head_learns_at_the_full_rate_and_the_patch_embedding_at_the_smallest():
