@@ -243,6 +243,12 @@ def make(unilm: Path, python: str) -> None:
     token = Beit(**SMALL, **(options | {"use_rel_pos_bias": False}), use_shared_rel_pos_bias=True, global_pool="token")
     save_file(randomise(token, 12).state_dict(), OUTPUT / "timm_token.safetensors")
     keep("timm_token.safetensors", token, 32)
+    timm_large = randomise(Beit(**LARGE, **(options | {"init_values": 1e-5})), 18)
+    save_file(timm_large.state_dict(), OUTPUT / "timm_large.safetensors")
+    keep("timm_large.safetensors", timm_large, 32)
+    timm_v2 = randomise(Beit(**SMALL, **(options | {"init_values": 1e-5})), 19)
+    torch.save({"model": timm_v2.state_dict()}, OUTPUT / "timm_v2.pth")
+    keep("timm_v2.pth", timm_v2, 32)
     for kind in (torch.float16, torch.bfloat16):
         rounded = randomise(Beit(**SMALL, **options), 13).to(kind)
         name = str(kind).removeprefix("torch.")
@@ -267,11 +273,15 @@ def make(unilm: Path, python: str) -> None:
         }
         return BeitConfig(**(values | changes))
 
-    hf = randomise(BeitForImageClassification(config(SMALL)), 14)
-    with tempfile.TemporaryDirectory() as folder:
-        hf.save_pretrained(folder)
-        (OUTPUT / "hf_base.safetensors").write_bytes(Path(folder, "model.safetensors").read_bytes())
-    keep("hf_base.safetensors", hf, 32)
+    for kind, sizes, scale, seed in (("base", SMALL, 0.1, 14), ("large", LARGE, 1e-5, 20), ("v2", SMALL, 1e-5, 21)):
+        hf = randomise(BeitForImageClassification(config(sizes, layer_scale_init_value=scale)), seed)
+        with tempfile.TemporaryDirectory() as folder:
+            hf.save_pretrained(folder)
+            (OUTPUT / f"hf_{kind}.safetensors").write_bytes(Path(folder, "model.safetensors").read_bytes())
+        keep(f"hf_{kind}.safetensors", hf, 32)
+    hf_48 = randomise(BeitForImageClassification(config(SMALL_48)), 22)
+    torch.save(hf_48.state_dict(), OUTPUT / "hf_384.bin")
+    keep("hf_384.bin", hf_48, 48)
     golden["shapes/hf_base.safetensors/files"] = np.array(
         json.dumps(without_buffers(load_file(OUTPUT / "hf_base.safetensors")))
     )
