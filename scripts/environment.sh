@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced by the scripts beside it: finds a Python, makes .venv once, installs what is missing into it, and says in one
 # line what stands in the way. Sets ROOT (the project's folder) and PYTHON (the environment's interpreter).
 

@@ -1,3 +1,4 @@
+# shellcheck shell=bash disable=SC2034  # what it sets is read by the scripts that source it
 # Sourced by the run_*.sh wrappers: reads their arguments and finds the interpreter. Paths stay relative to the caller.
 
 ROOT=$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/.." && pwd)

@@ -10,12 +10,13 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from src.config import read_config  # noqa: E402  the project's folder must be on the path first
+from src.config import Config, read_config  # noqa: E402  the project's folder must be on the path first
 from src.errors import RunError, exit_code  # noqa: E402
 
 CONFIG = ROOT / "src" / "configs" / "quickstart_digits.yaml"
@@ -57,7 +58,7 @@ def main() -> None:
                 f"export {name}",
                 [file],
                 [checkpoint],
-                lambda name=name: script("export.py", *given, "--file_format", name, folder=OUTPUT),
+                partial(script, "export.py", *given, "--file_format", name, folder=OUTPUT),
             )
         )
     images = DATA / "val" / DIGIT_TO_PREDICT
@@ -67,7 +68,7 @@ def main() -> None:
                 f"predict ({name})",
                 [output],
                 [model],
-                lambda model=model, output=output: predict(images, model, output),
+                partial(predict, images, model, output),
             )
         )
     print_table(stages, checkpoint, evaluation, from_checkpoint, from_onnx)
@@ -97,7 +98,7 @@ def script(name: str, *arguments: object, folder: Path = ROOT) -> str:
     return "".join(lines)
 
 
-def train(config: object, run: str, best: Path, done: Path) -> None:
+def train(config: Config, run: str, best: Path, done: Path) -> None:
     """Train from scratch, clearing what an unfinished quickstart left, and note the best checkpoint in `done`."""
     for root in ("summary_root_dir", "ckpt_root_dir", "best_ckpt_root_dir", "logs_root_dir"):
         shutil.rmtree(ROOT / getattr(config, root) / run, ignore_errors=True)

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes the environment if needed, then runs the linter and the tests. Further arguments go to pytest.
+# Makes the environment if needed, then runs the linters, the type checker and the tests. Further arguments go to pytest.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 
@@ -9,4 +9,6 @@ install dev "$ROOT/requirements-dev.txt"
 cd "$ROOT"
 "$PYTHON" -m ruff check .
 "$PYTHON" -m ruff format --check .
+"$PYTHON" -m mypy
+"$ROOT/.venv/bin/shellcheck" --external-sources --source-path=SCRIPTDIR scripts/*.sh .ci/*
 "$PYTHON" -m pytest -n 2 --dist loadfile "$@"

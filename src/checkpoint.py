@@ -140,7 +140,7 @@ def read_entries(path: Path) -> Iterator[tuple[str, np.ndarray]]:
 def checksum(array: np.ndarray) -> int:
     """CRC-32 of type, shape and content."""
     crc = zlib.crc32(f"{array.dtype.str} {array.shape}".encode())
-    return zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8), crc)
+    return zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data, crc)
 
 
 def _arrays(checkpoint: Checkpoint) -> dict[str, np.ndarray]:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import overload
 
 import numpy as np
 
@@ -27,6 +28,10 @@ class Paths(Sequence[Path]):
     def __len__(self) -> int:
         return len(self._names)
 
+    @overload
+    def __getitem__(self, index: int) -> Path: ...
+    @overload
+    def __getitem__(self, index: slice) -> Paths: ...
     def __getitem__(self, index: int | slice) -> Path | Paths:
         names = self._names[index]
         return Path(names) if isinstance(names, str) else Paths(names)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterator
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -45,7 +45,8 @@ NO_LABEL = -1
 class RandomTransform(Protocol):
     """What training does to an image (see `transforms.train_transform`): fills `out`, float32 [3, S, S]."""
 
-    image_size: int
+    @property
+    def image_size(self) -> int: ...
 
     def __call__(self, image: Image.Image, rng: np.random.Generator, out: np.ndarray) -> object: ...
 
@@ -53,7 +54,8 @@ class RandomTransform(Protocol):
 class FixedTransform(Protocol):
     """What evaluation does to an image (see `transforms.eval_transform`): fills `out`, float32 [3, S, S]."""
 
-    image_size: int
+    @property
+    def image_size(self) -> int: ...
 
     def __call__(self, image: Image.Image, out: np.ndarray) -> object: ...
 
@@ -72,6 +74,9 @@ class EvalBatch(NamedTuple):
     image: np.ndarray
     label: np.ndarray
     valid: int
+
+
+Batch = TypeVar("Batch", TrainBatch, EvalBatch)
 
 
 class TrainLoader:
@@ -250,8 +255,8 @@ def _check_workers(num_workers: int) -> None:
 
 
 def _run(
-    jobs: Iterator[Job], num_workers: int, batch_size: int, runs: weakref.WeakSet[Prefetcher]
-) -> Iterator[NamedTuple]:
+    jobs: Iterator[Job[Batch]], num_workers: int, batch_size: int, runs: weakref.WeakSet[Prefetcher[Batch]]
+) -> Iterator[Batch]:
     # Two batches under way keep the workers busy while the consumer takes one, unless there are more workers than a
     # batch has images.
     prefetcher = Prefetcher(jobs, num_workers, depth=2 + (num_workers - 1) // batch_size)

@@ -11,7 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar, cast
 
 Result = TypeVar("Result", covariant=True)
 
@@ -116,7 +116,7 @@ class Prefetcher(Generic[Result]):
             entry = self._entries.popleft()
         if entry.error is not None:
             raise entry.error
-        return entry.result
+        return cast(Result, entry.result)
 
     def _run(self) -> None:
         while True:

@@ -70,7 +70,7 @@ def _write(draw: ImageDraw.ImageDraw, place: tuple[int, int], text: str) -> None
     draw.text(place, shown, INK, font)
 
 
-def _font(text: str) -> ImageFont.FreeTypeFont:
+def _font(text: str) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     if any(letter > LAST_LATIN for letter in text):
         for name in WIDE_FONTS:
             try:

@@ -6,6 +6,7 @@ All of it runs on the device without a branch, so the host never waits for a ste
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import mindspore
 import numpy as np
@@ -126,7 +127,7 @@ class UpdateWeights(nn.Cell):
         self.clip_grad_norm = clip_grad_norm
         self.micro_batches = micro_batches
         self.ranks = ranks
-        self.all_reduce = ops.AllReduce() if ranks > 1 else None
+        self.all_reduce: Any = ops.AllReduce() if ranks > 1 else None
         self.sum_of_squares = SumOfSquares()
         self.map = ops.HyperMap()
         # A Parameter, not a constant of the graph: a compiled graph serves any schedule.

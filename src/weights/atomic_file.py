@@ -14,7 +14,7 @@ TEMPORARY_SUFFIX = ".partial"
 
 
 def write_atomically(
-    path: Path, write: Callable[[BinaryIO], None], check: Callable[[Path], None] | None = None
+    path: Path, write: Callable[[BinaryIO], object], check: Callable[[Path], None] | None = None
 ) -> None:
     """Write `path` through `write(file)`; the file appears under its name only after `check(temporary path)` passed.
 

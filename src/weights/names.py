@@ -218,8 +218,9 @@ def _join_qkv(weights: Mapping[str, np.ndarray], path: Path) -> dict[str, np.nda
             result[name] = array
             continue
         block = name.rsplit(".attn.", 1)[0]
-        parts = [weights.get(f"{block}.attn.{part}.weight") for part in "qkv"]
-        if any(part is None or part.shape != array.shape for part in parts):
+        names = [f"{block}.attn.{part}.weight" for part in "qkv"]
+        parts = [weights[name] for name in names if name in weights]
+        if len(parts) != len(names) or any(part.shape != array.shape for part in parts):
             raise UserError(f"{path}: {block} lacks its query, key or value, or they differ in shape: it is damaged")
         result[f"{block}.attn.qkv.weight"] = np.concatenate(parts)
     return result

@@ -50,6 +50,7 @@ def measure(weights: Mapping[str, np.ndarray], path: Path) -> Sizes:
         if weights[name].ndim != dimensions:
             raise _wrong_shape(path, name, weights[name].shape, f"{dimensions} dimensions")
     tables = [name for name in weights if name.endswith(TABLE)]
+    head = weights.get("head.weight")
     sizes = Sizes(
         patch_size=weights["patch_embed.proj.weight"].shape[-1],
         embed_dim=weights["cls_token"].shape[-1],
@@ -57,7 +58,7 @@ def measure(weights: Mapping[str, np.ndarray], path: Path) -> Sizes:
         mlp_dim=weights["blocks.0.mlp.fc1.weight"].shape[0],
         num_heads=weights[tables[0]].shape[-1] if tables and weights[tables[0]].ndim == 2 else 0,
         grid=_grid(weights, path, tables),
-        num_classes=len(weights["head.weight"]) if np.ndim(weights.get("head.weight")) == 2 else 0,
+        num_classes=len(head) if head is not None and head.ndim == 2 else 0,
         rel_pos_bias=any(re.fullmatch(rf"blocks\.\d+\.attn\.{TABLE}", name) for name in weights),
         shared_rel_pos_bias=SHARED_TABLE in weights,
         abs_pos_emb="pos_embed" in weights,

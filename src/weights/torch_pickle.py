@@ -207,7 +207,7 @@ def load_pickle(data: bytes) -> Any:
 def _refuse_large_memo(data: bytes) -> None:
     """A pickle's memo is as large as the largest index in it says: a few bytes could ask for gigabytes."""
     for opcode, argument, _position in pickletools.genops(data):
-        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and argument > len(data):
+        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and int(argument or 0) > len(data):
             raise UnsafePickle("its pickle is malformed: it asks for too much memory")
 
 

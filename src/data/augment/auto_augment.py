@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from PIL import Image
@@ -48,8 +49,11 @@ def auto_augment(text: str, filters: tuple[Image.Resampling, ...], mean: Sequenc
             f"auto_augment={text} does; take nearest, bilinear, bicubic or random, or auto_augment none"
         )
     warp = Warp(filters, fill_colour(mean))
-    apply = {RandAugment: _rand_augment, AutoAugment: _auto_augment, AugMix: _augmix}[type(policy)]
-    return lambda image, rng: apply(image, policy, warp, rng)
+    if isinstance(policy, RandAugment):
+        return partial(_rand_augment, policy, warp)
+    if isinstance(policy, AutoAugment):
+        return partial(_auto_augment, policy, warp)
+    return partial(_augmix, policy, warp)
 
 
 def _names(policy: Policy) -> set[str]:
@@ -62,7 +66,7 @@ def _operation(policy: Policy, name: str) -> Operation:
     return (AUGMIX_OPERATIONS if isinstance(policy, AugMix) else OPERATIONS)[name]
 
 
-def _rand_augment(image: Image.Image, policy: RandAugment, warp: Warp, rng: np.random.Generator) -> Image.Image:
+def _rand_augment(policy: RandAugment, warp: Warp, image: Image.Image, rng: np.random.Generator) -> Image.Image:
     for index in choose(rng, len(policy.operations), policy.num_layers, policy.weights):
         if policy.prob < 1.0 and rng.random() > policy.prob:
             continue
@@ -71,7 +75,7 @@ def _rand_augment(image: Image.Image, policy: RandAugment, warp: Warp, rng: np.r
     return image
 
 
-def _auto_augment(image: Image.Image, policy: AutoAugment, warp: Warp, rng: np.random.Generator) -> Image.Image:
+def _auto_augment(policy: AutoAugment, warp: Warp, image: Image.Image, rng: np.random.Generator) -> Image.Image:
     for name, prob, magnitude in policy.sub_policies[_below(rng, len(policy.sub_policies))]:
         if prob < 1.0 and rng.random() > prob:
             continue
@@ -80,7 +84,7 @@ def _auto_augment(image: Image.Image, policy: AutoAugment, warp: Warp, rng: np.r
     return image
 
 
-def _augmix(image: Image.Image, policy: AugMix, warp: Warp, rng: np.random.Generator) -> Image.Image:
+def _augmix(policy: AugMix, warp: Warp, image: Image.Image, rng: np.random.Generator) -> Image.Image:
     weights = rng.dirichlet([policy.alpha] * policy.width).astype(np.float32)
     share = np.float32(rng.beta(policy.alpha, policy.alpha))
     mix = _mix_one_by_one if policy.blended else _mix_at_once
@@ -125,8 +129,9 @@ def _apply(image: Image.Image, operation: Operation, level: float, warp: Warp, r
     argument = operation.argument(level, sign)
     if operation.lowest is not None:
         argument = operation.lowest + (argument - operation.lowest) * rng.random()
-    if operation.warp is None:
+    if operation.change is not None:
         return operation.change(image, argument)
+    assert operation.warp is not None  # an operation has one of the two
     resample = warp.filters[_below(rng, len(warp.filters))] if len(warp.filters) > 1 else warp.filters[0]
     return operation.warp(image, argument, resample, warp.fill)
 

@@ -74,6 +74,10 @@ def _posterize(image: Image.Image, bits: float) -> Image.Image:
     return image.point([value >> dropped << dropped for value in range(256)] * 3)
 
 
+def _solarize(image: Image.Image, threshold: float) -> Image.Image:
+    return ImageOps.solarize(image, int(threshold))
+
+
 def _solarize_add(image: Image.Image, add: float) -> Image.Image:
     lut = [min(255, value + int(add)) if value < 128 else value for value in range(256)]
     return image.point(lut * 3)
@@ -154,8 +158,8 @@ def _table(translate: float) -> dict[str, Operation]:
         "Posterize": Operation(_bits, _posterize),
         "PosterizeIncreasing": Operation(_increasing_bits, _posterize),
         "PosterizeOriginal": Operation(_original_bits, _posterize),
-        "Solarize": Operation(_threshold, ImageOps.solarize),
-        "SolarizeIncreasing": Operation(_increasing_threshold, ImageOps.solarize),
+        "Solarize": Operation(_threshold, _solarize),
+        "SolarizeIncreasing": Operation(_increasing_threshold, _solarize),
         "SolarizeAdd": Operation(_addition, _solarize_add),
         "Color": Operation(_factor, _enhance(ImageEnhance.Color)),
         "ColorIncreasing": Operation(_increasing_factor, _enhance(ImageEnhance.Color), signed=True),

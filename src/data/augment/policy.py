@@ -108,7 +108,7 @@ _RAND_3A_WEIGHTS = {
     "Equalize": 1,
     "Invert": 1,
 }
-_RAND_SETS: dict[str, tuple[str, ...] | dict[str, float]] = {
+_RAND_SETS: dict[str, tuple[str, ...] | Mapping[str, float]] = {
     "weights": _RAND_WEIGHTS,
     "3aw": _RAND_3A_WEIGHTS,
     "3a": _RAND_3A_OPERATIONS,
@@ -319,5 +319,5 @@ def _split(field: str) -> tuple[str, str]:
     """`mstd0.5` is (`mstd`, `0.5`); a `t` is followed by a name instead of a number."""
     if field.startswith("t"):
         return "t", field[1:]
-    key = re.match(r"\D*", field).group()
+    key = re.split(r"\d", field, maxsplit=1)[0]
     return key, field[len(key) :]
