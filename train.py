@@ -13,29 +13,32 @@ def main() -> int:
     config = parse_args(sys.argv[1:], "train")
     from src.tools import get_misc as build  # MindSpore takes seconds to import: --help and a wrong flag do not wait
     from src.trainer.interrupt import stop_on_signal
-    from src.trainer.loop import RunState, train
+    from src.trainer.loop import train
 
     train_images, val_images = build.read_data(config)
     ranks = build.start(config)
-    folders = build.make_folders(config, ranks)
-    build.start_logs(folders, ranks)
+    build.start_logs(config, ranks)
+    resumed = build.find_resumed(config, train_images, val_images, ranks)
+    folders = build.make_folders(config, ranks, resumed)
 
     info = build.describe_model(config, train_images.classes)
     train_loader = build.build_train_loader(config, train_images, ranks)
     val_loader = build.build_eval_loader(config, info, val_images, ranks)
     rates = build.build_learning_rates(config, train_loader.steps_per_epoch)
-    state = RunState(config.epochs, train_loader.steps_per_epoch, train_loader.global_batch, rates)
+    state = build.new_state(config, train_loader, rates)
 
     network = build.build_network(config)
-    pretrained = build.load_pretrained_weights(config, network)
+    loaded = build.load_starting_weights(config, network, resumed)
     step = build.build_train_step(config, network, rates, ranks)
-    build.set_starting_point(config, step, state, pretrained)
+    build.check_space(config, folders, network, step)
+    build.set_starting_point(config, step, state, loaded, resumed)
     validate = build.build_validation(step, build.build_evaluation(network, val_loader, ranks))
-    callbacks = build.build_callbacks(config, folders, network, step, info, state)
+    options = build.run_options(config, len(train_images), len(val_images), ranks.size)
+    callbacks = build.build_callbacks(config, folders, network, step, info, state, options)
 
     with stop_on_signal(state):
         train(build.build_feed(config, step, train_loader), validate, callbacks, state)
-    return 128 + state.stop_signal if state.stop_signal else 0
+    return 128 + state.stop_signal if state.stopping else 0
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ TRAINING = "Network training config"
 MODEL = "Model arguments"
 HARDWARE = "Hardware setup"
 CALLBACKS = "Callbacks setup"
+EXPORT = "Export"
 PREDICTION = "Prediction"
 
 TRUE_WORDS = ("true", "yes", "on", "1")
@@ -189,6 +190,12 @@ class Config:
     exclude_epoch_state: bool = option(
         TRAINING, True, "take only the weights of the pretrained file, not its epoch and optimizer state"
     )
+    resume: str | None = option(
+        TRAINING,
+        None,
+        "checkpoint to take up a stopped run from, with its whole state; auto: the newest good one of this run",
+        added=True,
+    )
     seed: int = option(TRAINING, 0, "seed of the weights, of the order of images and of all augmentation", at_least=0)
     with_ema: bool = option(TRAINING, False, "whether to keep an exponential moving average of the weights")
     ema_decay: float = option(TRAINING, 0.9999, "decay of the moving average", at_least=0, at_most=1)
@@ -196,6 +203,9 @@ class Config:
     dataset_sink_mode: bool = option(TRAINING, True, "feed data through the device's queue (GPU and Ascend)")
     accumulation_steps: int = option(
         TRAINING, 1, "micro-batches whose gradients are averaged into one step", added=True, at_least=1
+    )
+    max_nonfinite_steps: int = option(
+        TRAINING, 10, "steps in a row without a finite loss that end the run", added=True, at_least=1
     )
 
     arch: str = option(MODEL, "beit_base_patch16_224", "architecture", choices=tuple(VARIANTS))
@@ -227,6 +237,23 @@ class Config:
     )
     init_scale: float = option(MODEL, 0.001, "factor of the head's first weights", added=True, at_least=0)
 
+    onnx_precision: str = option(
+        EXPORT,
+        "fp32",
+        "numbers of an ONNX file: fp16 halves it, int8 quarters it and is faster on a CPU",
+        added=True,
+        choices=("fp32", "fp16", "int8"),
+    )
+    with_preprocess: bool = option(
+        EXPORT, False, "an ONNX file that takes raw pixels, uint8 NHWC, and normalises them inside", added=True
+    )
+    calibration_folder: str | None = option(
+        EXPORT, None, "images over which int8 measures its ranges; without them anew for every batch", added=True
+    )
+    agreement_folder: str | None = option(
+        EXPORT, None, "images on which to compare the file with the network: top-1 agreement", added=True
+    )
+
     device_id: int = option(HARDWARE, 0, "device of a run on one device", at_least=0)
     device_num: int = option(HARDWARE, 1, "devices of the run; above 1, start it with mpirun", at_least=1)
     device_target: str = option(HARDWARE, "GPU", "kind of device", choices=("CPU", "GPU", "Ascend"))
@@ -254,7 +281,8 @@ def _same(name: str, **changes: Any) -> Any:
     """The declaration of `Config`'s option `name` for another script, with the given entries changed."""
     source = next(f for f in dataclasses.fields(Config) if f.name == name)
     return field(
-        default=changes.pop("default", source.default), metadata={**source.metadata, "group": PREDICTION, **changes}
+        default=changes.pop("default", source.default),
+        metadata={**source.metadata, "group": PREDICTION, "shared": True, **changes},
     )
 
 
@@ -412,8 +440,11 @@ def _from_file(path: Path, options: type) -> dict[str, Any]:
     if missing:
         raise UserError(f"{path}: every option must be in the file, these are missing: {', '.join(missing)}")
     values = _typed(Config, raw, source=f"{path}: {{}}")
-    names = {f.name for f in dataclasses.fields(options)}
-    return {name: value for name, value in values.items() if name in names}
+    if options is Config:
+        return values
+    # `resume` is an option of both and means different things: only what one took over from the other is shared
+    shared = {f.name for f in dataclasses.fields(options) if f.metadata.get("shared")}
+    return {name: value for name, value in values.items() if name in shared}
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
@@ -541,7 +572,24 @@ def _check_together(config: Config) -> None:
         raise UserError("dump_graph needs pynative_mode False: without a graph there is nothing to draw")
     if config.rel_pos_bias and config.shared_rel_pos_bias:
         raise UserError("rel_pos_bias and shared_rel_pos_bias are both True: the bias is per block or shared")
+    _check_export(config)
     patch_grid(get_variant(config.arch), config.image_size)
+
+
+def _check_export(config: Config) -> None:
+    """Refuse options of an export that its format cannot have."""
+    if config.file_format != "ONNX":
+        chosen = {"onnx_precision": config.onnx_precision != "fp32", "with_preprocess": config.with_preprocess}
+        for name in (name for name, is_chosen in chosen.items() if is_chosen):
+            raise UserError(
+                f"{name} is {getattr(config, name)} and file_format is {config.file_format}: only ONNX files have it"
+            )
+    if config.calibration_folder is not None and config.onnx_precision != "int8":
+        raise UserError(
+            f"calibration_folder is for onnx_precision int8, which is {config.onnx_precision}: leave it out"
+        )
+    if config.agreement_folder is not None and config.file_format == "AIR":
+        raise UserError("agreement_folder needs a file that can be run, and MindSpore cannot load AIR: leave it out")
 
 
 def _kind_name(kind: Any) -> str:

@@ -6,6 +6,7 @@ import csv
 import logging
 import math
 import os
+import resource
 import signal
 import struct
 from pathlib import Path
@@ -22,10 +23,10 @@ from src.errors import UserError
 from src.model_info import ModelInfo
 from src.tools.callback import EvaluationLines, MetricsCsv, ProgressLines, Summaries
 from src.tools.logs import start_logging
-from src.tools.saving import BestCheckpoints, CurrentCheckpoints, make_run_folder, write_class_names
+from src.tools.saving import BestCheckpoints, CurrentCheckpoints
 from src.trainer.evaluate import EvalResult
 from src.trainer.interrupt import stop_on_signal
-from src.trainer.loop import Callback, RunState, StepMeter, TrainingDiverged, train
+from src.trainer.loop import STEPS_AHEAD, Callback, RunState, StepMeter, TrainingDiverged, train
 
 BATCH = TrainBatch(np.zeros((2, 3, 4, 4), np.float32), np.zeros((2, 3), np.float32), np.zeros(2, np.int32))
 INFO = ModelInfo("beit_micro_patch8_32", 32, 3)
@@ -57,17 +58,24 @@ class Recorder(Callback):
         self.seen.append(("train end", state.epoch, state.step))
 
 
-def run(state: RunState, callbacks: list[Callback], losses=lambda epoch, step: 1.0, top1=(50.0, 60.0, 55.0), ema=False):
+def run(
+    state: RunState,
+    callbacks: list[Callback],
+    losses=lambda epoch, step: 1.0,
+    top1=(50.0, 60.0, 55.0),
+    ema=False,
+    **options,
+):
     def epoch_steps(epoch, start):
         for step in range(start, state.steps_per_epoch):
-            yield Tensor(losses(epoch, step), mindspore.float32), Tensor(step == 1), BATCH
+            yield Tensor(losses(epoch, step), mindspore.float32), Tensor(step == 1), Tensor(8.0), BATCH
 
     def validate(state):
         state.result = EvalResult(0.5, top1[state.epoch], 90.0, 10)
         if ema:
             state.ema_result = EvalResult(0.4, top1[state.epoch] + 1, 91.0, 10)
 
-    train(epoch_steps, validate, callbacks, state)
+    train(epoch_steps, validate, callbacks, state, **options)
 
 
 def test_callbacks_see_every_seam_in_order():
@@ -118,19 +126,50 @@ def test_a_signal_ends_the_run_after_its_step_and_a_second_one_is_the_systems(nu
     assert recorder.seen[-2:] == [("step", 0, 2, 2), ("train end", 0, 2)]
 
 
-def test_a_loss_that_is_no_number_ends_the_run_with_advice():
-    with pytest.raises(TrainingDiverged, match=r"^the loss is nan: lower base_lr, clip gradients"):
-        run(new_state(), [], losses=lambda epoch, step: math.nan if step == 2 else 1.0)
+def test_all_ranks_stop_after_the_step_that_the_vote_says_whoever_was_asked():
+    votes = []
+
+    def vote(asked):
+        votes.append(asked)
+        return len(votes) == 4
+
+    recorder, state = Recorder(), new_state(epochs=2, steps=3)
+    run(state, [recorder], stop_vote=vote)
+    assert votes == [False] * 4  # three steps, and once after the evaluation
+    assert recorder.seen[-2:] == [("epoch end", 0, 50.0), ("train end", 1, 0)]
 
 
-def test_the_meter_means_what_was_added_since_and_sums_the_epoch():
+def test_a_loss_that_is_no_number_for_some_steps_in_a_row_ends_the_run_with_what_to_know():
+    state = new_state(epochs=2, steps=6)
+    state.max_nonfinite_steps = 4
+    with pytest.raises(TrainingDiverged) as error:
+        run(state, [], losses=lambda epoch, step: math.nan if epoch == 1 or step > 3 else 1.0)
+    assert str(error.value).startswith(
+        "the loss was no finite number for 4 steps in a row, up to step 2 of epoch 2 (loss scale 8, learning rate "
+        "4.273e-04): lower base_lr, clip gradients"
+    )
+    assert state.step <= 2 + STEPS_AHEAD
+
+
+def test_steps_without_a_finite_loss_that_a_finite_one_follows_do_not_end_the_run_and_count_in_no_mean():
+    state = new_state(epochs=1, steps=6)
+    state.max_nonfinite_steps = 2
+    run(state, [], losses=lambda epoch, step: math.inf if step % 2 else float(step))
+    assert state.history[0]["train_loss"] == 2.0
+
+
+def test_the_meter_means_the_epoch_and_goes_on_from_what_it_told():
     meter = StepMeter()
-    for loss, overflow in ((1.0, False), (2.0, True)):
-        meter.add(Tensor(loss, mindspore.float32), Tensor(overflow))
-    assert meter.drain() == (1.5, 1)
-    meter.add(Tensor(6.0, mindspore.float32), Tensor(False))
-    assert meter.drain() == (6.0, 0)
-    assert (meter.loss_sum, meter.steps, meter.skipped) == (9.0, 3, 1)
+    for loss, overflow in ((1.0, False), (2.0, True), (math.nan, True)):
+        meter.add(Tensor(loss, mindspore.float32), Tensor(overflow), Tensor(4.0))
+    assert meter.steps == 3 - STEPS_AHEAD
+    told = meter.as_json()
+    assert (meter.mean_loss, meter.steps, meter.skipped, meter.nonfinite, meter.last_loss_scale) == (1.5, 3, 2, 1, 4.0)
+    meter = StepMeter.from_json(told | {"seconds": 100.0})
+    meter.add(Tensor(6.0, mindspore.float32), Tensor(False), Tensor(4.0))
+    meter.drain()
+    assert (meter.loss_sum, meter.finite, meter.steps, meter.skipped, meter.nonfinite) == (9.0, 3, 4, 2, 0)
+    assert 100 < meter.seconds < 101
 
 
 def test_progress_lines_have_epoch_step_loss_rate_speed_and_time_left(capsys):
@@ -167,13 +206,27 @@ def test_metrics_csv_has_a_row_per_epoch(tmp_path):
     assert rows[1]["learning_rate"] == "1.000000e-04"
 
 
-def test_a_continued_run_keeps_the_rows_before_it_and_replaces_those_after(tmp_path):
+def test_a_run_that_starts_at_a_later_epoch_keeps_the_rows_before_it_and_replaces_those_after(tmp_path):
     path = tmp_path / "metrics.csv"
-    run(new_state(epochs=3), [MetricsCsv(path)])
+    run(new_state(epochs=3), [MetricsCsv(path)], ema=True)
+    before = list(csv.DictReader(path.open()))
     state = new_state(epochs=3)
     state.epoch = 1
-    run(state, [MetricsCsv(path)], top1=(0.0, 70.0, 80.0))
-    assert [row["top1"] for row in csv.DictReader(path.open())] == ["50.0000", "70.0000", "80.0000"]
+    run(state, [MetricsCsv(path)], top1=(0.0, 70.0, 80.0), ema=True)
+    rows = list(csv.DictReader(path.open()))
+    assert rows[0] == before[0]
+    assert [row["top1"] for row in rows] == ["50.0000", "70.0000", "80.0000"]
+
+
+def test_a_resumed_run_writes_the_history_of_its_checkpoint(tmp_path):
+    state = new_state(epochs=2)
+    state.epoch, state.history = 1, [{"epoch": 1, "train_loss": 0.25, "skipped_steps": 3}]
+    run(state, [MetricsCsv(tmp_path / "metrics.csv")])
+    rows = list(csv.DictReader((tmp_path / "metrics.csv").open()))
+    assert [(row["train_loss"], row["skipped_steps"], row["top1"]) for row in rows] == [
+        ("0.250000", "3", ""),
+        ("1.000000", "1", "60.0000"),
+    ]
 
 
 def checkpoint(state: RunState) -> Checkpoint:
@@ -217,6 +270,42 @@ def test_a_stopped_run_saves_where_it_stands(tmp_path):
     assert names(tmp_path) == ["a-1_2.ckpt"]
 
 
+def test_a_run_that_is_stopped_after_an_epoch_says_what_it_has_saved(tmp_path, capsys):
+    start_logging(None, terminal=True)
+    state = new_state(epochs=2, steps=1)
+    run(state, [CurrentCheckpoints(tmp_path, "a", 9, 0, 0, lambda: checkpoint(state))], stop_vote=lambda asked: True)
+    assert capsys.readouterr().out == f"stopped at epoch 1 step 1; saved {tmp_path / 'a-1_1.ckpt'}\n"
+    assert names(tmp_path) == ["a-1_1.ckpt"]
+
+
+def test_a_resumed_run_rotates_what_its_earlier_part_left_and_first_what_lies_beyond(tmp_path):
+    for name in ("a-1_2", "a-1_4", "a-2_3", "a-10_1"):
+        (tmp_path / f"{name}.ckpt").touch()
+    state = new_state(epochs=2, steps=4)
+    state.epoch, state.step = 1, 0
+    run(state, [CurrentCheckpoints(tmp_path, "a", 3, 2, 0, lambda: checkpoint(state))])
+    assert names(tmp_path) == ["a-1_4.ckpt", "a-2_2.ckpt", "a-2_4.ckpt"]
+
+
+def test_a_checkpoint_that_cannot_be_written_is_an_error_and_leaves_the_older_ones(tmp_path):
+    """The limit on the size of files stands in for a full disk: the write fails in the middle."""
+    state = new_state(epochs=3, steps=1)
+    current = CurrentCheckpoints(tmp_path, "a", 1, 0, 0, lambda: checkpoint(state))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    class FillTheDisk(Callback):
+        def on_epoch_end(self, state):
+            resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+
+    try:
+        with pytest.raises(UserError, match=r"a-2_1.ckpt cannot be written \(File too large\): choose another folder"):
+            run(state, [current, FillTheDisk()])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [path.name for path in tmp_path.iterdir()] == ["a-1_1.ckpt"]
+    assert load_checkpoint(tmp_path / "a-1_1.ckpt").weights["head.bias"].tolist() == [1, 1, 1]
+
+
 def test_the_best_checkpoints_by_top1_stay_and_of_equal_ones_the_earlier(tmp_path):
     state = new_state(epochs=5, steps=1)
     run(state, [BestCheckpoints(tmp_path, "a", 2, lambda: checkpoint(state))], top1=(50.0, 70.0, 60.0, 70.0, 10.0))
@@ -245,25 +334,30 @@ def test_a_continued_run_counts_the_best_of_its_earlier_part(tmp_path):
     assert names(tmp_path) == ["a-best-1_top1_80.0000.ckpt"]
 
 
-def test_a_folder_with_an_earlier_runs_checkpoints_is_refused_unless_continued(tmp_path):
-    folder = make_run_folder(str(tmp_path), "run", continues=False)
-    (folder / "a-1_2.ckpt").touch()
-    with pytest.raises(
-        UserError, match="holds the checkpoints of an earlier run: give this one another --model_postfix"
-    ):
-        make_run_folder(str(tmp_path), "run", continues=False)
-    assert make_run_folder(str(tmp_path), "run", continues=True) == folder
+def test_the_best_that_a_kill_kept_from_being_written_is_written_on_resume(tmp_path):
+    state = new_state(epochs=2, steps=1)
+    best = BestCheckpoints(tmp_path, "a", 1, lambda: checkpoint(state))
+    state.epoch, state.history = 1, [{"epoch": 1, "top1": 80.0}]
+    run(state, [best], top1=(0.0, 70.0))
+    assert names(tmp_path) == ["a-best-1_top1_80.0000.ckpt"]
+    assert load_checkpoint(tmp_path / "a-best-1_top1_80.0000.ckpt").weights["head.bias"].tolist() == [1, 1, 1]
 
 
-def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
-    (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=r"file/run: cannot be written \(Not a directory\): choose another folder"):
-        make_run_folder(str(tmp_path / "file"), "run", continues=False)
+def test_best_files_that_a_kill_left_too_many_of_are_removed_on_resume(tmp_path):
+    for name in ("a-best-1_top1_50.0000", "a-best-2_top1_60.0000", "a-ema-best-1_top1_10.0000"):
+        (tmp_path / f"{name}.ckpt").touch()
+    state = new_state(epochs=2, steps=1)
+    state.epoch, state.history = 2, [{"epoch": 1, "top1": 50.0}, {"epoch": 2, "top1": 60.0}]
+    run(state, [BestCheckpoints(tmp_path, "a", 1, lambda: checkpoint(state))])
+    assert names(tmp_path) == ["a-best-2_top1_60.0000.ckpt", "a-ema-best-1_top1_10.0000.ckpt"]
 
 
-def test_class_names_are_written_a_line_each(tmp_path):
-    write_class_names(tmp_path, ("cat", "dog and cat"))
-    assert (tmp_path / "class_names.txt").read_text() == "cat\ndog and cat\n"
+def test_an_epoch_that_is_trained_again_replaces_its_best(tmp_path):
+    (tmp_path / "a-best-2_top1_60.1000.ckpt").touch()
+    state = new_state(epochs=2, steps=1)
+    state.epoch, state.history = 1, [{"epoch": 1, "top1": 50.0}]
+    run(state, [BestCheckpoints(tmp_path, "a", 2, lambda: checkpoint(state))])
+    assert names(tmp_path) == ["a-best-1_top1_50.0000.ckpt", "a-best-2_top1_60.0000.ckpt"]
 
 
 def events(path: Path) -> list[Event]:

@@ -13,7 +13,8 @@ from src.checkpoint import Checkpoint, save_checkpoint
 from src.errors import UserError
 from src.model_info import ModelInfo
 from src.tools.logs import start_logging
-from src.tools.starting_point import continue_run, load_weights, start_at_epoch
+from src.tools.resume import training_state
+from src.tools.starting_point import check_place, continue_run, load_weights, restore, start_at_epoch
 from src.trainer.loop import RunState
 from src.vit import create_model
 from src.weights.network import get_weights
@@ -77,12 +78,16 @@ def state_parameters() -> dict[str, Parameter]:
     }
 
 
-def stored(**changes: object) -> Checkpoint:
+def stored(epoch: int = 2, step: int = 2, **changes: object) -> Checkpoint:
+    state = run_state()
+    state.epoch, state.step = epoch, step
+    state.history = [{"epoch": number, "top1": 50.0} for number in (1, 2)]
+    state.meter.loss_sum, state.meter.finite, state.meter.steps = 1.5, 2, 2
     values: dict = {
         "weights": {},
         "info": ModelInfo(ARCH, 32, 3),
         "optimizer": {"iteration": np.int32(12), "exp_avg.head.bias": np.arange(3, dtype=np.float32)},
-        "training": {"epoch": 2, "step": 2, "steps_per_epoch": 5},
+        "training": training_state(state, {}),
     }
     return Checkpoint(**(values | changes))
 
@@ -98,41 +103,68 @@ def test_start_epoch_sets_the_epoch_and_the_place_in_the_schedule():
     assert parameters["optimizer.iteration"].asnumpy() == 15
 
 
-def test_a_run_is_continued_at_its_step_with_its_optimizer():
+def test_a_run_is_continued_at_its_step_with_its_optimizer_and_its_record():
     parameters, state = state_parameters(), run_state()
-    continue_run(parameters, state, stored(), PATH, start_epoch=0)
+    continue_run(parameters, state, stored(), PATH)
     assert (state.epoch, state.step) == (2, 2)
     assert parameters["optimizer.iteration"].asnumpy() == 12
     assert parameters["optimizer.exp_avg.head.bias"].asnumpy().tolist() == [0, 1, 2]
+    assert [record["epoch"] for record in state.history] == [1, 2]
+    assert (state.meter.mean_loss, state.meter.steps) == (0.75, 2)
 
 
 @pytest.mark.parametrize(
-    ("checkpoint", "state", "start_epoch", "expected"),
+    ("checkpoint", "state", "expected"),
     [
-        (stored(training=None), run_state(), 0, "holds weights without the state of a training run"),
-        (stored(optimizer=None), run_state(), 0, "holds weights without the state of a training run"),
-        (stored(), run_state(), 1, "start_epoch is 1 and run-3_2.ckpt stands at epoch 2: leave start_epoch at 0"),
-        (stored(), run_state(steps_per_epoch=7), 0, "in the middle of an epoch of 5 steps, and this run's have 7"),
-        (stored(), run_state(epochs=2), 0, "has all 2 epochs behind it: raise epochs, which is 2, to train on"),
-        (stored(ema={"head.bias": np.zeros(3)}), run_state(), 0, "other options: only the file has ema.head.bias"),
+        (stored(), run_state(steps_per_epoch=7), "in the middle of an epoch of 5 steps, and this run's have 7"),
+        (stored(ema={"head.bias": np.zeros(3)}), run_state(), "other options: only the file has ema.head.bias"),
         (
             stored(optimizer={"iteration": np.int32(12)}),
             run_state(),
-            0,
             "other options: only this run has optimizer.exp_avg.head.bias",
         ),
         (
             stored(optimizer={"iteration": np.int32(12), "exp_avg.head.bias": np.zeros(4)}),
             run_state(),
-            0,
             "is of another network: optimizer.exp_avg.head.bias is (4,), here (3,)",
         ),
     ],
 )
-def test_a_state_that_does_not_fit_is_refused_and_changes_nothing(checkpoint, state, start_epoch, expected):
+def test_a_state_that_does_not_fit_is_refused_and_changes_nothing(checkpoint, state, expected):
     parameters = state_parameters()
     with pytest.raises(UserError) as error:
-        continue_run(parameters, state, checkpoint, PATH, start_epoch)
+        continue_run(parameters, state, checkpoint, PATH)
     assert expected in str(error.value)
     assert parameters["optimizer.iteration"].asnumpy() == 0
     assert (state.epoch, state.step) == (0, 0)
+
+
+def test_an_epochs_end_continues_whatever_the_epochs_length():
+    state = run_state(steps_per_epoch=7)
+    continue_run(state_parameters(), state, stored(step=0), PATH)
+    assert (state.epoch, state.step) == (2, 0)
+
+
+@pytest.mark.parametrize(
+    ("epochs", "start_epoch", "expected"),
+    [
+        (4, 1, "start_epoch is 1 and run-3_2.ckpt stands at epoch 2: leave start_epoch at 0"),
+        (2, 0, "has all 2 epochs behind it: raise epochs, which is 2, to train on"),
+    ],
+)
+def test_a_start_that_contradicts_the_checkpoint_is_refused(epochs, start_epoch, expected):
+    with pytest.raises(UserError) as error:
+        check_place(run_state(epochs=epochs), stored(), PATH, start_epoch)
+    assert expected in str(error.value)
+    check_place(run_state(), stored(), PATH, 2)
+
+
+def test_weights_are_restored_to_the_bit_and_only_all_of_them():
+    target, weights = network(), get_weights(network(seed=5))
+    parameters = {parameter.name: parameter for parameter in target.get_parameters()}
+    before = get_weights(target)
+    with pytest.raises(UserError, match=r"run-3_2.ckpt is of a run with other options: only this run has head.bias"):
+        restore(parameters, {name: value for name, value in weights.items() if name != "head.bias"}, PATH)
+    assert all(np.array_equal(value, before[name]) for name, value in get_weights(target).items())
+    restore(parameters, weights, PATH)
+    assert all(np.array_equal(value, weights[name]) for name, value in get_weights(target).items())

@@ -15,7 +15,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import train
 from src.checkpoint import load_checkpoint
+from src.errors import exit_code
 from tests.tiny_project import ARCH, COLOURS, ROOT, error_line, metrics, script, write_config, write_images
 
 RUN = f"{ARCH}_test"
@@ -50,7 +52,7 @@ def test_training_prints_progress_and_evaluation(trained):
 def test_training_fills_the_four_folders(trained):
     folder = trained[0]
     current = sorted(path.name for path in (folder / "checkpoints" / RUN).iterdir())
-    assert current == [f"{ARCH}-1_3.ckpt", f"{ARCH}-2_3.ckpt", "class_names.txt"]
+    assert current == [".lock", f"{ARCH}-1_3.ckpt", f"{ARCH}-2_3.ckpt", "class_names.txt"]
     assert len(list((folder / "best" / RUN).glob(f"{ARCH}-best-*_top1_*.ckpt"))) == 1
     assert len(list((folder / "best" / RUN).glob(f"{ARCH}-ema-best-*_top1_*.ckpt"))) == 1
     assert (folder / "checkpoints" / RUN / "class_names.txt").read_text().split() == sorted(COLOURS)
@@ -66,7 +68,9 @@ def test_a_checkpoint_says_what_it_is(trained):
     assert (info.arch, info.image_size, info.num_classes) == (ARCH, 32, 3)
     assert info.class_names == tuple(sorted(COLOURS))
     assert (info.approximate_gelu, info.crop_pct, info.mean) == (False, 1.0, (0.5, 0.5, 0.5))
-    assert checkpoint.training == {"epoch": 2, "step": 0, "steps_per_epoch": 3}
+    training = checkpoint.training
+    assert (training["epoch"], training["step"], training["steps_per_epoch"]) == (2, 0, 3)
+    assert [f"{record['top1']:.4f}" for record in training["history"]] == [row["top1"] for row in metrics(trained[0])]
     assert set(checkpoint.ema) == set(checkpoint.weights)
     assert not np.array_equal(checkpoint.ema["head.weight"], checkpoint.weights["head.weight"])
 
@@ -104,7 +108,10 @@ def test_eval_refuses_images_of_other_classes(trained, tmp_path):
 
 def test_a_second_run_in_the_same_folders_is_refused(trained):
     line = error_line(script("train.py", "--config", trained[1], check=False))
-    assert line.endswith("give this one another --model_postfix, or move or remove that folder")
+    assert line.endswith(
+        "holds checkpoints of an earlier run: continue it with --resume auto, give this run another --model_postfix, "
+        "or move that folder away"
+    )
     assert len(metrics(trained[0])) == 2  # nothing was lost
 
 
@@ -157,12 +164,17 @@ def test_ctrl_c_saves_and_ends(trained, tmp_path):
         (["--device_num", "2"], "device_num is 2 and this is one process: start it with scripts/run_distribute"),
         (["--pretrained", "missing.ckpt"], "missing.ckpt cannot be read (No such file or directory)"),
         (["--exclude_epoch_state", "no"], "exclude_epoch_state is False and pretrained is empty"),
+        (["--resume", "missing.ckpt"], "missing.ckpt cannot be read (No such file or directory)"),
         (["--warmup_length", "3"], "warmup_length is 3, expected at most epochs, which is 2"),
     ],
 )
-def test_a_users_mistake_is_one_line_and_leaves_no_checkpoint(trained, tmp_path, words, expected):
+def test_a_users_mistake_is_one_line_and_leaves_no_checkpoint(trained, tmp_path, monkeypatch, capsys, words, expected):
+    """In this process, which has imported MindSpore already."""
     data = trained[0] / "data"
     config = write_config(tmp_path, data)
-    line = error_line(script("train.py", "--config", config, *words, check=False))
+    monkeypatch.setattr(sys, "argv", ["train.py", "--config", str(config), *words])
+    assert exit_code(train.main) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
     assert expected.format(data=data) in line
     assert not list(tmp_path.rglob("*.ckpt"))

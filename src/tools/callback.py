@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import csv
+import io
 import logging
+import math
 import sys
 import time
 from datetime import timedelta
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 from mindspore import nn
@@ -16,6 +19,7 @@ from tqdm import tqdm
 from src.data.imagenet import TrainBatch
 from src.tools.summary_file import SummaryFile
 from src.trainer.loop import Callback, RunState
+from src.weights.atomic_file import write_atomically
 
 logger = logging.getLogger("beit")
 
@@ -25,21 +29,21 @@ class ProgressLines(Callback):
 
     def __init__(self, every: int) -> None:
         self.every = every
-        self._since = 0.0
-        self._steps = 0
 
     def on_epoch_begin(self, state: RunState) -> None:
         """Start the clock; evaluation between epochs does not count."""
-        self._since, self._steps = time.perf_counter(), 0
+        self._take_note(state)
 
     def on_step_end(self, state: RunState, batch: TrainBatch | None) -> None:
         """Print a line where one is due; the last step of an epoch always has one."""
-        self._steps += 1
         if state.step % self.every and state.step != state.steps_per_epoch:
             return
-        loss, skipped = state.meter.drain()
-        now = time.perf_counter()
-        seconds_per_step = (now - self._since) / self._steps
+        meter = state.meter
+        meter.drain()
+        steps, finite = meter.steps - self._steps, meter.finite - self._finite
+        loss = (meter.loss_sum - self._loss_sum) / finite if finite else math.nan
+        skipped = meter.skipped - self._skipped
+        seconds_per_step = (time.perf_counter() - self._since) / steps
         left = (state.epochs * state.steps_per_epoch - state.iteration) * seconds_per_step
         logger.info(
             "epoch %d/%d step %d/%d loss %.4f lr %.3e %.1f images/s left %s%s",
@@ -51,9 +55,16 @@ class ProgressLines(Callback):
             state.learning_rate,
             state.images_per_step / seconds_per_step,
             timedelta(seconds=round(left)),
-            f" ({skipped} of {self._steps} steps skipped: overflow)" if skipped else "",
+            f" ({skipped} of {steps} steps skipped: overflow)" if skipped else "",
         )
-        self._since, self._steps = now, 0
+        self._take_note(state)
+
+    def _take_note(self, state: RunState) -> None:
+        """Where the meter stands: the next line is about what follows."""
+        meter = state.meter
+        self._since = time.perf_counter()
+        self._steps, self._finite, self._skipped = meter.steps, meter.finite, meter.skipped
+        self._loss_sum = meter.loss_sum
 
 
 class ProgressBar(Callback):
@@ -106,56 +117,51 @@ class EvaluationLines(Callback):
 
 
 class MetricsCsv(Callback):
-    """A row per epoch in `path`. A run that continues adds its rows to those of the epochs before its first."""
+    """The run's history in `path`, a row per epoch. A resumed run has that of the epochs before in its checkpoint."""
 
-    FIELDS = (
-        "epoch",
-        "train_loss",
-        "learning_rate",
-        "skipped_steps",
-        "loss",
-        "top1",
-        "top5",
-        "ema_loss",
-        "ema_top1",
-        "ema_top5",
-        "images_per_second",
-        "seconds",
-    )
+    # column: how its number is written
+    FIELDS: ClassVar[dict[str, str]] = {
+        "epoch": "d",
+        "train_loss": ".6f",
+        "learning_rate": ".6e",
+        "skipped_steps": "d",
+        "loss": ".6f",
+        "top1": ".4f",
+        "top5": ".4f",
+        "ema_loss": ".6f",
+        "ema_top1": ".4f",
+        "ema_top5": ".4f",
+        "images_per_second": ".1f",
+        "seconds": ".1f",
+    }
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def on_train_begin(self, state: RunState) -> None:
         """Write the head, and the rows of earlier epochs where the run continues."""
-        rows = []
-        if state.iteration and self.path.exists():
-            with self.path.open(newline="", encoding="utf-8") as file:
-                rows = [row for row in csv.DictReader(file) if int(row["epoch"]) <= state.epoch]
-        with self.path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, self.FIELDS)
-            writer.writeheader()
-            writer.writerows(rows)
+        if not state.history and state.epoch and self.path.exists():
+            state.history = self._rows(state.epoch)
+        self._write(state)
 
     def on_epoch_end(self, state: RunState) -> None:
-        """Add the epoch's row; the columns of the moving average stay empty without one."""
-        row: dict[str, object] = {
-            "epoch": state.epoch + 1,
-            "train_loss": f"{state.meter.loss_sum / max(state.meter.steps, 1):.6f}",
-            "learning_rate": f"{state.learning_rate:.6e}",
-            "skipped_steps": state.meter.skipped,
-            "images_per_second": f"{state.meter.steps * state.images_per_step / state.epoch_seconds:.1f}",
-            "seconds": f"{state.epoch_seconds:.1f}",
-        }
-        for prefix, result in (("", state.result), ("ema_", state.ema_result)):
-            if result is not None:
-                row |= {
-                    f"{prefix}loss": f"{result.loss:.6f}",
-                    f"{prefix}top1": f"{result.top1:.4f}",
-                    f"{prefix}top5": f"{result.top5:.4f}",
-                }
-        with self.path.open("a", newline="", encoding="utf-8") as file:
-            csv.DictWriter(file, self.FIELDS).writerow(row)
+        """Write the file anew with the epoch's row; the columns of the moving average stay empty without one."""
+        self._write(state)
+
+    def _rows(self, epochs: int) -> list[dict[str, float]]:
+        """The rows of the first `epochs` epochs, for a run that was told its `start_epoch` and knows no more."""
+        with self.path.open(newline="", encoding="utf-8") as file:
+            rows = [{name: float(text) for name, text in row.items() if text} for row in csv.DictReader(file)]
+        whole = [name for name, form in self.FIELDS.items() if form == "d"]
+        return [row | {name: int(row[name]) for name in whole} for row in rows if row["epoch"] <= epochs]
+
+    def _write(self, state: RunState) -> None:
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, self.FIELDS)
+        writer.writeheader()
+        for record in state.history:
+            writer.writerow({name: format(record[name], form) for name, form in self.FIELDS.items() if name in record})
+        write_atomically(self.path, lambda file: file.write(text.getvalue().encode()))
 
 
 class Summaries(Callback):

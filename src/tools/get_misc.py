@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 
@@ -33,9 +34,25 @@ from src.tools.cell import set_amp_level
 from src.tools.criterion import SoftTargetCrossEntropy
 from src.tools.logs import start_logging
 from src.tools.optimizer import create_optimizer, parameter_groups
-from src.tools.saving import BestCheckpoints, CurrentCheckpoints, make_run_folder, write_class_names
+from src.tools.resume import (
+    ResumePoint,
+    check_same_run,
+    find_resume_point,
+    require_state,
+    run_options,
+    training_state,
+)
+from src.tools.run_folder import (
+    make_run_folder,
+    require_no_earlier_run,
+    require_space,
+    size_of_checkpoints,
+    take_folder,
+    write_class_names,
+)
+from src.tools.saving import BestCheckpoints, CurrentCheckpoints
 from src.tools.schedulers import learning_rates
-from src.tools.starting_point import continue_run, load_weights, start_at_epoch
+from src.tools.starting_point import check_place, continue_run, load_weights, restore, start_at_epoch
 from src.trainer.evaluate import EvalResult, RankSum, evaluate
 from src.trainer.feed import host_steps, sink_steps
 from src.trainer.loop import Callback, RunState, StepOutput
@@ -51,12 +68,13 @@ TrainStep = TrainOneStepWithScaleAndClipGlobalNorm
 
 @dataclass(frozen=True)
 class Folders:
-    """Where a run writes, each a folder of its own name inside the configured one; None on ranks that do not write."""
+    """Where a run writes, each a folder of its own name inside the configured one."""
 
     logs: Path
-    checkpoints: Path | None
-    best: Path | None
-    summaries: Path | None
+    checkpoints: Path
+    best: Path
+    summaries: Path
+    lock: IO[str]  # held open until the process ends: no other run may write here
 
 
 def start(config: Config) -> Ranks:
@@ -68,24 +86,44 @@ def start(config: Config) -> Ranks:
     return ranks
 
 
-def make_folders(config: Config, ranks: Ranks) -> Folders:
-    """The run's folders, made and shown to be writable before anything slow begins."""
-    run = f"{config.arch}_{config.model_postfix}"
-    continues = config.start_epoch > 0 or not config.exclude_epoch_state
-    logs = make_run_folder(config.logs_root_dir, run, continues=True)
-    if not ranks.is_first:
-        return Folders(logs, None, None, None)
-    return Folders(
-        logs=logs,
-        checkpoints=make_run_folder(config.ckpt_root_dir, run, continues=continues),
-        best=make_run_folder(config.best_ckpt_root_dir, run, continues=continues),
-        summaries=make_run_folder(config.summary_root_dir, run, continues=True),
-    )
+def run_name(config: Config) -> str:
+    """What the run's folders are called."""
+    return f"{config.arch}_{config.model_postfix}"
 
 
-def start_logs(folders: Folders, ranks: Ranks) -> None:
+def start_logs(config: Config, ranks: Ranks) -> None:
     """A log file for each rank; the first one's lines are on the terminal too."""
-    start_logging(folders.logs / f"rank_{ranks.rank}.log", terminal=ranks.is_first)
+    folder = make_run_folder(config.logs_root_dir, run_name(config))
+    start_logging(folder / f"rank_{ranks.rank}.log", terminal=ranks.is_first)
+
+
+def find_resumed(config: Config, train: ImageFolder, validation: ImageFolder, ranks: Ranks) -> ResumePoint | None:
+    """The checkpoint that `resume` asks for, found to be of a run with these options and images."""
+    point = find_resume_point(config.resume, Path(config.ckpt_root_dir) / run_name(config), config.arch)
+    if point is not None:
+        check_same_run(run_options(config, len(train), len(validation), ranks.size), point)
+        check_class_names(point.checkpoint.info.class_names, train, f"the checkpoint {point.path}")
+    return point
+
+
+def make_folders(config: Config, ranks: Ranks, resumed: ResumePoint | None) -> Folders | None:
+    """The run's folders, made and shown to be its own before anything slow begins; None on ranks that do not write."""
+    if not ranks.is_first:
+        return None
+    run = run_name(config)
+    checkpoints = make_run_folder(config.ckpt_root_dir, run)
+    lock = take_folder(checkpoints)
+    folders = Folders(
+        logs=make_run_folder(config.logs_root_dir, run),
+        checkpoints=checkpoints,
+        best=make_run_folder(config.best_ckpt_root_dir, run),
+        summaries=make_run_folder(config.summary_root_dir, run),
+        lock=lock,
+    )
+    if resumed is None and config.start_epoch == 0 and config.exclude_epoch_state:
+        for folder in (folders.checkpoints, folders.best, folders.logs):
+            require_no_earlier_run(folder)
+    return folders
 
 
 def read_data(config: Config) -> tuple[ImageFolder, ImageFolder]:
@@ -186,6 +224,17 @@ def describe_model(config: Config, class_names: tuple[str, ...]) -> ModelInfo:
     )
 
 
+def new_state(config: Config, loader: TrainLoader, rates: np.ndarray) -> RunState:
+    """A run at its beginning."""
+    return RunState(
+        epochs=config.epochs,
+        steps_per_epoch=loader.steps_per_epoch,
+        images_per_step=loader.global_batch,
+        learning_rates=rates,
+        max_nonfinite_steps=config.max_nonfinite_steps,
+    )
+
+
 def build_network(config: Config) -> VisionTransformer:
     """The network with its initial weights, in training mode, at float32; see `prepare_precision`."""
     network = create_model(
@@ -207,21 +256,31 @@ def build_network(config: Config) -> VisionTransformer:
     return network
 
 
-def load_pretrained_weights(config: Config, network: VisionTransformer) -> Checkpoint | None:
-    """Load `pretrained` into the network, where it is given."""
-    if config.pretrained is None:
-        if not config.exclude_epoch_state:
-            raise UserError(
-                "exclude_epoch_state is False and pretrained is empty: name the checkpoint to continue from"
-            )
-        return None
-    return load_weights(network, Path(config.pretrained), approximate_gelu=not config.disable_approximate_gelu)
+def load_starting_weights(config: Config, network: VisionTransformer, resumed: ResumePoint | None) -> Checkpoint | None:
+    """Load the resumed run's weights into the network, or `pretrained` where it is given; give what was loaded."""
+    if resumed is not None:
+        restore({p.name: p for p in network.get_parameters()}, resumed.checkpoint.weights, resumed.path)
+        return resumed.checkpoint
+    if config.pretrained is not None:
+        path = Path(config.pretrained)
+        return load_weights(network, path, approximate_gelu=not config.disable_approximate_gelu)
+    if not config.exclude_epoch_state:
+        raise UserError("exclude_epoch_state is False and pretrained is empty: name the checkpoint to continue from")
+    return None
 
 
-def set_starting_point(config: Config, step: TrainStep, state: RunState, pretrained: Checkpoint | None) -> None:
-    """Where the run begins: at `start_epoch`, or where the pretrained file's run stood."""
-    if pretrained is not None and not config.exclude_epoch_state:
-        continue_run(step.state(), state, pretrained, Path(str(config.pretrained)), config.start_epoch)
+def set_starting_point(
+    config: Config, step: TrainStep, state: RunState, loaded: Checkpoint | None, resumed: ResumePoint | None
+) -> None:
+    """Where the run begins: where the loaded file's run stood, or at `start_epoch`."""
+    if resumed is not None:
+        continue_run(step.state(), state, resumed.checkpoint, resumed.path)
+        if state.epoch == state.epochs:
+            logger.info("all %d epochs are done: nothing is left to train", state.epochs)
+    elif loaded is not None and not config.exclude_epoch_state:
+        path = Path(str(config.pretrained))
+        check_place(state, require_state(loaded, path), path, config.start_epoch)
+        continue_run(step.state(), state, loaded, path)
     else:
         start_at_epoch(step.state(), state, config.start_epoch)
 
@@ -332,12 +391,32 @@ def build_validation(step: TrainStep, evaluation: Callable[[], EvalResult]) -> C
     return validate
 
 
+def check_space(config: Config, folders: Folders | None, network: VisionTransformer, step: TrainStep) -> None:
+    """Refuse to train where the checkpoints would not fit onto the disk; one more than is kept exists for a moment."""
+    if folders is None:
+        return
+    weights = sum(p.size * 4 for p in network.get_parameters())
+    whole = weights + sum(p.nbytes for p in step.state().values())
+    kinds = 2 if isinstance(step, TrainOneStepWithEMA) else 1
+    needs = {
+        folders.checkpoints: (config.ckpt_keep_num + 1) * whole,
+        folders.best: (config.best_ckpt_num + 1) * kinds * weights,
+    }
+    require_space({folder: need - size_of_checkpoints(folder) for folder, need in needs.items()})
+
+
 def build_callbacks(
-    config: Config, folders: Folders, network: VisionTransformer, step: TrainStep, info: ModelInfo, state: RunState
+    config: Config,
+    folders: Folders | None,
+    network: VisionTransformer,
+    step: TrainStep,
+    info: ModelInfo,
+    state: RunState,
+    options: Mapping[str, Any],
 ) -> list[Callback]:
-    """What the first rank prints, records and saves; other ranks only log."""
+    """What the first rank prints, records and saves; other ranks only log. `options`: see `run_options`."""
     lines: list[Callback] = [ProgressLines(config.print_loss_every), EvaluationLines()]
-    if folders.checkpoints is None or folders.best is None or folders.summaries is None:
+    if folders is None:
         return lines
     write_class_names(folders.checkpoints, info.class_names)
     write_class_names(folders.best, info.class_names)
@@ -349,11 +428,7 @@ def build_callbacks(
             info=info,
             ema={n.removeprefix("ema."): v for n, v in state_arrays.items() if n.startswith("ema.")} or None,
             optimizer={n.removeprefix("optimizer."): v for n, v in state_arrays.items() if n.startswith("optimizer.")},
-            training={
-                "epoch": state.iteration // state.steps_per_epoch,
-                "step": state.iteration % state.steps_per_epoch,
-                "steps_per_epoch": state.steps_per_epoch,
-            },
+            training=training_state(state, options),
         )
 
     best: list[Callback] = [
@@ -372,14 +447,7 @@ def build_callbacks(
     return [
         *lines,
         ProgressBar(),
-        MetricsCsv(folders.logs / "metrics.csv"),
-        Summaries(
-            folders.summaries,
-            config.summary_loss_collect_freq,
-            step.step,
-            images=config.collect_input_data,
-            graph=config.dump_graph,
-        ),
+        # First of those that write: what a kill keeps the others from writing is made up for from its file.
         CurrentCheckpoints(
             folders.checkpoints,
             config.arch,
@@ -389,6 +457,14 @@ def build_callbacks(
             whole,
         ),
         *best,
+        MetricsCsv(folders.logs / "metrics.csv"),
+        Summaries(
+            folders.summaries,
+            config.summary_loss_collect_freq,
+            step.step,
+            images=config.collect_input_data,
+            graph=config.dump_graph,
+        ),
     ]
 
 

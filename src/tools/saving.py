@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from src.checkpoint import Checkpoint, save_checkpoint
 from src.data.imagenet import TrainBatch
-from src.errors import UserError
 from src.trainer.loop import Callback, RunState
 
 logger = logging.getLogger("beit")
 
-CLASS_NAMES_FILE = "class_names.txt"
+
+def checkpoint_place(path: Path, arch: str) -> tuple[int, ...]:
+    """Epochs begun and steps done in the last of them, from the name of a current checkpoint; () for other files."""
+    match = re.fullmatch(rf"{re.escape(arch)}-(\d+)_(\d+)\.ckpt", path.name)
+    return (int(match[1]), int(match[2])) if match else ()
+
+
+def current_checkpoints(folder: Path, arch: str) -> list[Path]:
+    """The current checkpoints in `folder`, from the first to the last of their run."""
+    places = {path: checkpoint_place(path, arch) for path in folder.glob("*.ckpt")}
+    return sorted(filter(places.get, places), key=places.__getitem__)
 
 
 class CurrentCheckpoints(Callback):
@@ -43,8 +53,14 @@ class CurrentCheckpoints(Callback):
         self._last = time.monotonic()
 
     def on_train_begin(self, state: RunState) -> None:
-        """Start the clock, and count what an earlier part of this run has left, so that it is rotated too."""
-        self._written = sorted(self._folder.glob(f"{self._arch}-*.ckpt"), key=lambda path: path.stat().st_mtime)
+        """Start the clock, and count what an earlier part of this run has left, so that it is rotated too.
+
+        What lies beyond the place where the run was taken up was damaged, or it would have been taken up there: that
+        goes first.
+        """
+        here = (state.epoch + 1, state.step)
+        left = current_checkpoints(self._folder, self._arch)
+        self._written = sorted(left, key=lambda path: checkpoint_place(path, self._arch) <= here)
         self._last = time.monotonic()
 
     def on_step_end(self, state: RunState, batch: TrainBatch | None) -> None:
@@ -61,12 +77,15 @@ class CurrentCheckpoints(Callback):
         self._write(state)
 
     def on_train_end(self, state: RunState) -> None:
-        """Write where the run was stopped in the middle of an epoch."""
-        if state.stop_requested and state.step:
-            path = self._write(state)
-            logger.info("stopped at epoch %d step %d; saved %s", state.epoch + 1, state.step, path)
+        """Write where the run was stopped in the middle of an epoch, and say where it stands."""
+        if not state.stopping:
+            return
+        if state.step:
+            self._write(state)
+        epoch, step = (state.epoch + 1, state.step) if state.step else (state.epoch, state.steps_per_epoch)
+        logger.info("stopped at epoch %d step %d; saved %s", epoch, step, self._written[-1])
 
-    def _write(self, state: RunState) -> Path:
+    def _write(self, state: RunState) -> None:
         path = self._folder / f"{self._arch}-{state.epoch + 1}_{state.step}.ckpt"
         save_checkpoint(path, self._snapshot())
         if path in self._written:
@@ -75,7 +94,6 @@ class CurrentCheckpoints(Callback):
         while len(self._written) > self._keep:
             self._written.pop(0).unlink(missing_ok=True)
         self._last = time.monotonic()
-        return path
 
 
 class BestCheckpoints(Callback):
@@ -94,48 +112,36 @@ class BestCheckpoints(Callback):
         self._best: list[tuple[float, int, Path]] = []  # top-1, minus the epoch, file
 
     def on_train_begin(self, state: RunState) -> None:
-        """Take up the files that an earlier part of this run has left."""
+        """Take up the files that an earlier part of this run has left, and the one that a kill kept it from writing."""
         for path in self._folder.glob(f"{self._prefix}*_top1_*.ckpt"):
             epoch, _, top1 = path.stem.removeprefix(self._prefix).partition("_top1_")
             self._best.append((float(top1), -int(epoch), path))
+        missing = -state.epoch not in {epoch for _, epoch, _ in self._best}
+        if state.history and state.step == 0 and missing:
+            self._consider(state)
+        else:
+            self._keep_best(self._best)
 
     def on_epoch_end(self, state: RunState) -> None:
         """Write the weights where they are among the best so far, and remove the one that no longer is."""
-        result = state.ema_result if self._ema else state.result
-        if result is None:
+        self._consider(state)
+
+    def _consider(self, state: RunState) -> None:
+        record = state.history[-1]
+        name = "ema_top1" if self._ema else "top1"
+        if name not in record:
             return
-        path = self._folder / f"{self._prefix}{state.epoch + 1}_top1_{result.top1:.4f}.ckpt"
-        entry = (round(result.top1, 4), -(state.epoch + 1), path)
-        best = sorted([*(known for known in self._best if known[2] != path), entry], reverse=True)
-        if entry in best[: self._keep]:
+        epoch, top1 = int(record["epoch"]), record[name]
+        path = self._folder / f"{self._prefix}{epoch}_top1_{top1:.4f}.ckpt"
+        entry = (round(top1, 4), -epoch, path)
+        # an epoch that is trained again (on another device, say) replaces what it was
+        known = [entry, *(other for other in self._best if other[1] != -epoch)]
+        if entry in sorted(known, reverse=True)[: self._keep]:
             save_checkpoint(path, self._snapshot())
-        for _, _, dropped in best[self._keep :]:
-            dropped.unlink(missing_ok=True)
-        self._best = best[: self._keep]
+        self._keep_best(known)
 
-
-def make_run_folder(root: str, run: str, *, continues: bool) -> Path:
-    """The folder of `run` inside `root`, made where it is missing and shown to be writable.
-
-    Raises `UserError` where it cannot be written, or where it holds checkpoints of another run and this one does not
-    continue it: they would be mixed up, and old ones removed.
-    """
-    folder = Path(root) / run
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".writable"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be written ({error.strerror}): choose another folder") from None
-    if not continues and next(folder.glob("*.ckpt"), None) is not None:
-        raise UserError(
-            f"{folder} holds the checkpoints of an earlier run: give this one another --model_postfix, "
-            f"or move or remove that folder"
-        )
-    return folder
-
-
-def write_class_names(folder: Path, class_names: tuple[str, ...]) -> None:
-    """One name a line, in the order of the logits."""
-    (folder / CLASS_NAMES_FILE).write_text("".join(f"{name}\n" for name in class_names), encoding="utf-8")
+    def _keep_best(self, known: Sequence[tuple[float, int, Path]]) -> None:
+        best = sorted(known, reverse=True)[: self._keep]
+        for dropped in {*self._best, *known}.difference(best):
+            dropped[2].unlink(missing_ok=True)
+        self._best = best

@@ -11,6 +11,7 @@ from mindspore import Parameter, Tensor, nn
 
 from src.checkpoint import EMA_PREFIX, OPTIMIZER_PREFIX, Checkpoint
 from src.errors import UserError
+from src.tools.resume import restore_record
 from src.trainer.loop import RunState
 from src.weights.fit import fit_weights
 from src.weights.network import parameter_shapes, set_weights
@@ -44,42 +45,43 @@ def start_at_epoch(parameters: Mapping[str, Parameter], state: RunState, epoch: 
     parameters[ITERATION].set_data(Tensor(state.iteration, parameters[ITERATION].dtype))
 
 
-def continue_run(
-    parameters: Mapping[str, Parameter], state: RunState, checkpoint: Checkpoint, path: Path, start_epoch: int
-) -> None:
-    """Take up the run that wrote `checkpoint` where it stood: optimizer, moving average, loss scale, epoch and step.
+def continue_run(parameters: Mapping[str, Parameter], state: RunState, checkpoint: Checkpoint, path: Path) -> None:
+    """Take up the run that wrote `checkpoint` where it stood: optimizer, moving average, loss scale, place and record.
 
     Args:
         parameters: the training step's state by name, to be overwritten.
-        start_epoch: the option; 0, or the epoch at which the checkpoint stands.
+        checkpoint: of the file `path`, with the state of a training run (see `src.tools.resume.require_state`).
 
-    Raises `UserError` where the file has no such state, or that of a run with other options.
+    Raises `UserError`, and changes nothing, where the file has the state of a run with other options.
     """
+    training = checkpoint.training or {}
+    if training["step"] and training["steps_per_epoch"] != state.steps_per_epoch:
+        raise UserError(
+            f"{path} stands in the middle of an epoch of {training['steps_per_epoch']} steps, and this run's have "
+            f"{state.steps_per_epoch}: use the batch size, devices and images of the run that wrote it"
+        )
     stored = {OPTIMIZER_PREFIX + name: array for name, array in (checkpoint.optimizer or {}).items()}
     stored |= {EMA_PREFIX + name: array for name, array in (checkpoint.ema or {}).items()}
-    if checkpoint.training is None or not checkpoint.optimizer:
-        raise UserError(
-            f"{path} holds weights without the state of a training run: set exclude_epoch_state to True, "
-            f"or give one of ckpt_root_dir's checkpoints"
-        )
-    epoch, step = int(checkpoint.training["epoch"]), int(checkpoint.training["step"])
+    restore(parameters, stored, path)
+    restore_record(state, training)
+    parameters[ITERATION].set_data(Tensor(state.iteration, parameters[ITERATION].dtype))
+    logger.info("continuing %s at epoch %d step %d", path, state.epoch + 1, state.step)
+
+
+def check_place(state: RunState, checkpoint: Checkpoint, path: Path, start_epoch: int) -> None:
+    """Refuse a `start_epoch` other than 0 or the epoch at which `checkpoint` stands, and a run that has ended."""
+    epoch = (checkpoint.training or {})["epoch"]
     if start_epoch not in (0, epoch):
         raise UserError(f"start_epoch is {start_epoch} and {path} stands at epoch {epoch}: leave start_epoch at 0")
-    if step and checkpoint.training["steps_per_epoch"] != state.steps_per_epoch:
-        raise UserError(
-            f"{path} stands in the middle of an epoch of {checkpoint.training['steps_per_epoch']} steps, and "
-            f"this run's have {state.steps_per_epoch}: use the batch size, devices and images of the run that wrote it"
-        )
     if epoch >= state.epochs:
         raise UserError(f"{path} has all {epoch} epochs behind it: raise epochs, which is {state.epochs}, to train on")
-    _restore(parameters, stored, path)
-    state.epoch, state.step = epoch, step
-    parameters[ITERATION].set_data(Tensor(state.iteration, parameters[ITERATION].dtype))
-    logger.info("continuing %s at epoch %d step %d", path, epoch + 1, step)
 
 
-def _restore(parameters: Mapping[str, Parameter], stored: Mapping[str, np.ndarray], path: Path) -> None:
-    """Overwrite every parameter, or none where names or shapes differ."""
+def restore(parameters: Mapping[str, Parameter], stored: Mapping[str, np.ndarray], path: Path) -> None:
+    """Overwrite every parameter by what the file `path` has `stored` under its name, or none where the two differ.
+
+    Raises `UserError` where names or shapes differ.
+    """
     differing = sorted(set(parameters) ^ set(stored))
     if differing:
         where = "only this run has" if differing[0] in parameters else "only the file has"

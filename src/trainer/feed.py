@@ -23,9 +23,9 @@ def host_steps(step: Step, loader: TrainLoader, accumulation_steps: int) -> Call
 
     def epoch_steps(epoch: int, start_step: int) -> Generator[StepOutput, None, None]:
         for number, batch in enumerate(loader.epoch(epoch, start_step), start=1):
-            loss, overflow, _ = step(Tensor(batch.image), Tensor(batch.target), Tensor(batch.key))
+            output = step(Tensor(batch.image), Tensor(batch.target), Tensor(batch.key))
             if number % accumulation_steps == 0:  # the loss of a step comes with its last micro-batch
-                yield loss, overflow, batch
+                yield *output, batch
 
     return epoch_steps
 
@@ -45,8 +45,8 @@ def sink_steps(
             sinks.append(mindspore.data_sink(step, dataset))
         for _ in range(start_step, loader.steps_per_epoch):
             for _ in range(accumulation_steps):
-                loss, overflow, _ = sinks[0]()
-            yield loss, overflow, None
+                output = sinks[0]()
+            yield *output, None
 
     return epoch_steps
 

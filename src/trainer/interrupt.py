@@ -5,19 +5,22 @@ from __future__ import annotations
 import contextlib
 import logging
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import FrameType
 
 from src.trainer.loop import RunState
 
 logger = logging.getLogger("beit")
 
+# Ctrl-C and what a cluster's manager sends.
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# What scripts/launch_ranks.py has mpirun pass on to every rank: SIGINT and SIGTERM mpirun answers by killing them all.
+SIGNALS_OF_RANKS = (signal.SIGUSR1,)
 
 
 @contextlib.contextmanager
-def stop_on_signal(state: RunState) -> Iterator[None]:
-    """While inside, the first Ctrl-C or SIGTERM asks `state` to stop after the step; the second ends at once.
+def stop_on_signal(state: RunState, signals: Sequence[signal.Signals] = SIGNALS) -> Iterator[None]:
+    """While inside, the first of `signals` asks `state` to stop after the step; the second ends at once.
 
     MindSpore has a handler of its own while it runs a graph: it turns a Ctrl-C at that moment into SIGTERM.
     """
@@ -25,12 +28,12 @@ def stop_on_signal(state: RunState) -> Iterator[None]:
     def ask(number: int, frame: FrameType | None) -> None:
         logger.info("asked to stop: ending after this step; once more to end at once")
         state.stop_signal = number
-        for each in SIGNALS:
+        for each in signals:
             signal.signal(each, before[each])
 
-    before = {each: signal.signal(each, ask) for each in SIGNALS}
+    before = {each: signal.signal(each, ask) for each in signals}
     try:
         yield
     finally:
-        for each in SIGNALS:
+        for each in signals:
             signal.signal(each, before[each])
