@@ -5,21 +5,26 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import numpy as np
+
 from src.config import parse_args
 from src.errors import UserError, exit_code
+from src.prediction.find_images import find_images
 
 
 def main() -> None:
     """Rebuild the network, write it, compare the file with the network, and only then let it appear."""
     config = parse_args(sys.argv[1:], "export")
     refuse_air_elsewhere(config.file_format, config.device_target)
+    calibration, agreement = (folder_of_images(name) for name in (config.calibration_folder, config.agreement_folder))
 
     # MindSpore takes seconds to import: --help and a wrong flag do not wait
     from mindspore import Tensor
 
     from src.device import start_device
-    from src.export.check import largest_difference, random_images, require_agreement
+    from src.export.compare import compare
     from src.export.formats import write_model
+    from src.export.onnx_export import OnnxOptions
     from src.export.publish import appears_whole
     from src.rebuild import rebuild_network
     from src.tools.get_misc import read_checkpoint
@@ -27,22 +32,29 @@ def main() -> None:
     checkpoint, info = read_checkpoint(config)
     start_device(config.device_target, config.device_id, pynative=False)
     network = rebuild_network(info, checkpoint.weights, Path(config.pretrained))
-    images = random_images(info.image_size)
-    expected = network(Tensor(images)).asnumpy()
+
+    def run(images: np.ndarray) -> np.ndarray:
+        return network(Tensor(images)).asnumpy()
 
     target = Path(f"{info.arch}.{config.file_format.lower()}")
+    options = OnnxOptions(config.onnx_precision, config.with_preprocess, calibration)
     with appears_whole(target) as path:
-        run = write_model(config.file_format, network, info, checkpoint.weights, path)
-        if run is None:
+        exported = write_model(config.file_format, network, info, checkpoint.weights, path, options)
+        if exported is None:
             print(f"{target} is not compared with the network: MindSpore writes AIR files and cannot load them")
         else:
-            difference = largest_difference(run, images, expected)
-            require_agreement(difference, target.name)
-            print(
-                f"largest difference to the network's logits: {difference.absolute:.2e} "
-                f"({difference.relative:.1e} of the largest logit)"
-            )
+            for line in compare(exported, run, options, agreement, target.name):
+                print(line, flush=True)
     print(f"{config.pretrained} is exported to {target}")
+
+
+def folder_of_images(name: str | None) -> Path | None:
+    """`name` as a path; `UserError` where it has no images, before any work is done."""
+    if name is None:
+        return None
+    path = Path(name)
+    find_images(path, recursive=path.is_dir())
+    return path
 
 
 def refuse_air_elsewhere(file_format: str, device_target: str) -> None:

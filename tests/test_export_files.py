@@ -12,7 +12,17 @@ import pytest
 from mindspore import Tensor
 
 from src.errors import RunError, UserError
-from src.export.check import TOLERANCE, Difference, largest_difference, random_images, require_agreement
+from src.export.check import (
+    TOLERANCES,
+    Agreement,
+    Difference,
+    agreement,
+    largest_difference,
+    random_blends,
+    random_images,
+    random_pixels,
+    require_agreement,
+)
 from src.export.metadata import from_metadata
 from src.export.mindspore_file import load_mindir, mindir_metadata, write_mindir
 from src.export.publish import appears_whole
@@ -48,13 +58,45 @@ def test_difference_is_the_largest_over_both_ways_of_batching():
 
 
 def test_agreement_is_required_to_the_tolerance_and_of_numbers_only():
-    require_agreement(Difference(1.0, TOLERANCE), "beit.onnx")
-    text = r"beit\.onnx was not written: its logits differ from the network's by 1\.00e-03, which is 3\.00e-05 of the"
+    for precision, tolerance in TOLERANCES.items():
+        require_agreement(Difference(1.0, tolerance), precision, "beit.onnx")
+        with pytest.raises(RunError, match=r"beit\.onnx was not written"):
+            require_agreement(Difference(1.0, 1.01 * tolerance), precision, "beit.onnx")
+    text = (
+        r"beit\.onnx was not written: its logits differ from the network's by 1\.00e-03, which is 3\.00e-05 of the "
+        r"largest, and 2e-05 is allowed: please report this"
+    )
     with pytest.raises(RunError, match=text):
-        require_agreement(Difference(1e-3, 3e-5), "beit.onnx")
-    with pytest.raises(RunError, match="nan"):
-        require_agreement(Difference(float("nan"), float("nan")), "beit.onnx")
+        require_agreement(Difference(1e-3, 3e-5), "fp32", "beit.onnx")
+    with pytest.raises(
+        RunError, match=r"nan of the largest, and 0\.25 is allowed: this network needs --onnx_precision"
+    ):
+        require_agreement(Difference(float("nan"), float("nan")), "int8", "beit.onnx")
     assert np.isnan(largest_difference(lambda x: sums(x) * np.nan, random_images(4), sums(random_images(4))).relative)
+
+
+def test_agreement_counts_images_and_finds_the_largest_difference_of_all_batches():
+    logits = np.array([[1.0, 2.0], [4.0, 3.0], [0.5, 0.25], [-8.0, 0.0], [1.0, 1.0]], np.float32)
+    theirs = np.array([[1.0, 2.5], [3.0, 4.0], [0.5, 0.25], [-8.0, 0.0], [1.0, 1.5]], np.float32)
+    batches = [np.arange(3), np.arange(3, 5)]
+    assert agreement(logits.take, logits.take, []).images == 0
+    result = agreement(lambda rows: theirs[rows], lambda rows: logits[rows], batches)
+    assert result == Agreement(5, 3, Difference(1.0, 0.125))
+    theirs[0, 0] = np.nan
+    assert np.isnan(agreement(lambda rows: theirs[rows], lambda rows: logits[rows], batches).difference.relative)
+
+
+def test_random_inputs_are_of_the_kind_that_a_file_takes():
+    pixels = random_pixels(64)
+    assert (pixels.shape, pixels.dtype) == ((3, 64, 64, 3), np.uint8)
+    assert {int(pixels.min()), int(pixels.max())} == {0, 255}
+    images = np.arange(5, dtype=np.float32).reshape(5, 1, 1, 1) * np.ones((5, 3, 4, 4), np.float32)
+    blends = random_blends(images)
+    assert (blends.shape, blends.dtype) == ((3, 3, 4, 4), np.float32)
+    assert (blends == blends[:, :1, :1, :1]).all()  # one share for the whole picture
+    assert 0 <= blends.min() < blends.max() <= 4
+    assert not set(blends[:, 0, 0, 0].tolist()) <= {0.0, 1.0, 2.0, 3.0, 4.0}  # new pictures
+    assert random_blends((images * 50).astype(np.uint8)).dtype == np.uint8
 
 
 def test_published_files_come_together_and_are_readable(tmp_path, monkeypatch):

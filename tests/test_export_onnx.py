@@ -12,12 +12,16 @@ import onnx
 import onnxruntime
 import pytest
 from mindspore import Tensor
+from onnx import TensorProto
+from PIL import Image
 
+from src.data.transforms import normalise
 from src.errors import UserError
-from src.export.check import TOLERANCE as EXPORT_TOLERANCE
+from src.export import onnx_graph
+from src.export.check import TOLERANCES
 from src.export.metadata import from_metadata, to_metadata
 from src.export.onnx_file import write_onnx
-from src.export.onnx_graph import beit_graph
+from src.export.onnx_graph import PixelInput, beit_graph
 from src.model_info import ModelInfo
 from src.prediction.onnx_network import load_onnx
 from src.vit import VisionTransformer
@@ -106,7 +110,7 @@ def test_the_wrong_gelu_kind_would_be_seen(tmp_path):
         write_onnx(beit_graph(weights, image_size=16, num_heads=2, approximate_gelu=approximate), INFO, path)
         logits[approximate] = load_onnx(path, "CPU", 0).run(batch("tanh_gelu")[0])
     difference = np.abs(logits[True] - logits[False]).max() / np.abs(logits[True]).max()
-    assert difference > 2 * max(TOLERANCE, EXPORT_TOLERANCE)
+    assert difference > 2 * max(TOLERANCE, TOLERANCES["fp32"])
 
 
 def test_graph_is_modern_and_folded(tmp_path):
@@ -192,3 +196,115 @@ def test_constants_of_a_large_model_lie_beside_it(tmp_path, golden):
 def test_small_model_is_one_file(tmp_path):
     written("base", tmp_path / "beit.onnx")
     assert [file.name for file in tmp_path.iterdir()] == ["beit.onnx"]
+
+
+def pixels_of(case: str) -> np.ndarray:
+    size = CASES[case]["image_size"]
+    return np.random.default_rng(4).integers(0, 256, (3, size, size, 3), np.uint8)
+
+
+def test_raw_pixels_give_what_normalised_ones_give_to_the_last_bit(tmp_path):
+    """Normalised by the project's own transform, whose pixels are torchvision's."""
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    weights = weights_of(network_of("base"))
+    write_onnx(graph_of("base", weights), INFO, tmp_path / "normalised.onnx")
+    with_pixels = beit_graph(
+        weights, image_size=32, num_heads=4, approximate_gelu=False, pixel_input=PixelInput(mean, std)
+    )
+    write_onnx(with_pixels, INFO, tmp_path / "pixels.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "pixels.onnx")
+    (image,) = session.get_inputs()
+    assert (image.name, image.shape, image.type) == ("image", ["batch", 32, 32, 3], "tensor(uint8)")
+    pixels = pixels_of("base")
+    images = np.stack([normalise(Image.fromarray(picture), mean, std) for picture in pixels])
+    expected = onnxruntime.InferenceSession(tmp_path / "normalised.onnx").run(["logits"], {"image": images})[0]
+    assert np.array_equal(session.run(["logits"], {"image": pixels})[0], expected)
+    assert load_onnx(tmp_path / "pixels.onnx", "CPU", 0).takes_pixels
+    assert not load_onnx(tmp_path / "normalised.onnx", "CPU", 0).takes_pixels
+
+
+def half_of(weights: dict[str, np.ndarray], case: str) -> onnx.ModelProto:
+    options = CASES[case]
+    return beit_graph(
+        weights,
+        image_size=options["image_size"],
+        num_heads=options["num_heads"],
+        approximate_gelu=options.get("approximate_gelu", False),
+        half=True,
+    )
+
+
+def run_model(model: onnx.ModelProto, images: np.ndarray) -> np.ndarray:
+    onnx.checker.check_model(model, full_check=True)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(model.SerializeToString(), options).run(["logits"], {"image": images})[0]
+
+
+# Float16 has 11 bits, so a rounding costs up to 5e-4; half a dozen of them in a row stay below this.
+HALF_TOLERANCE = 3e-3
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_half_logits_are_those_of_the_authors_to_float16(case, golden):
+    logits = run_model(half_of(weights_of(network_of(case)), case), batch(case)[0])
+    difference = np.abs(logits - golden[f"{case}/logits"]).max() / np.abs(golden[f"{case}/logits"]).max()
+    assert logits.dtype == np.float32
+    assert 1e-5 < difference <= HALF_TOLERANCE  # it is not float32 in disguise
+
+
+def test_half_graph_keeps_softmax_norms_and_the_residual_sum_in_float32():
+    model = onnx.shape_inference.infer_shapes(half_of(weights_of(network_of("base")), "base"))
+    kinds = {value.name: value.type.tensor_type.elem_type for value in model.graph.value_info}
+    operators = [(node.op_type, kinds.get(node.output[0], TensorProto.FLOAT)) for node in model.graph.node]
+    assert {kind for operator, kind in operators if operator in ("Softmax", "LayerNormalization")} == {
+        TensorProto.FLOAT
+    }
+    assert {kind for operator, kind in operators if operator in ("MatMul", "Gelu")} == {TensorProto.FLOAT16}
+    residual = [node for node in model.graph.node if node.name.endswith(("with_attention", "with_mlp"))]
+    assert {kinds[node.output[0]] for node in residual} == {TensorProto.FLOAT}
+    stored = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    assert stored["blocks.0.mlp.fc1.weight"] == stored["patch_embed.proj.weight"] == TensorProto.FLOAT16
+    assert stored["head.weight"] == stored["fc_norm.weight"] == TensorProto.FLOAT
+
+
+def test_half_graph_survives_a_residual_sum_beyond_float16():
+    """Of 1e5, whose square is beyond float32's half; trained vision transformers have such tokens."""
+    weights = weights_of(network_of("base"))
+    weights["cls_token"] = 1e5 * weights["cls_token"]
+    weights["patch_embed.proj.bias"] = 1e5 * weights["patch_embed.proj.bias"]
+    images = batch("base")[0]
+    exact = run_model(graph_of("base", weights), images)
+    logits = run_model(half_of(weights, "base"), images)
+    assert np.abs(logits - exact).max() <= HALF_TOLERANCE * np.abs(exact).max()
+
+
+def test_a_layer_scale_that_float16_would_lose_stays_apart(monkeypatch):
+    """Of 1e-5 on large activations: folded into the matrix its values would keep 3 bits: the logits would tell."""
+    weights = weights_of(network_of("base"))
+    for name in weights:
+        if "gamma_" in name:
+            weights[name] = np.full_like(weights[name], 1e-5)
+        elif name.endswith("fc1.bias"):
+            weights[name] = np.full_like(weights[name], 2e4)
+    images = batch("base")[0]
+    exact = run_model(graph_of("base", weights), images)
+
+    def difference(model: onnx.ModelProto) -> float:
+        return float(np.abs(run_model(model, images) - exact).max() / np.abs(exact).max())
+
+    def scaled(model: onnx.ModelProto) -> list[str]:
+        return [node.name for node in model.graph.node if node.name.endswith("/scaled")]
+
+    model = half_of(weights, "base")
+    assert scaled(model) == [f"blocks.{n}.{part}/scaled" for n in (0, 1) for part in ("attn.proj", "mlp.fc2")]
+    assert difference(model) <= HALF_TOLERANCE
+    monkeypatch.setattr(onnx_graph, "FOLDING_TOLERANCE", np.inf)
+    folded = half_of(weights, "base")
+    assert scaled(folded) == []
+    assert difference(folded) > 2 * HALF_TOLERANCE
+
+
+def test_a_layer_scale_of_ordinary_size_is_folded():
+    model = half_of(weights_of(network_of("base")), "base")
+    assert not [node.name for node in model.graph.node if node.op_type == "Mul"]

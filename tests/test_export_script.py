@@ -14,12 +14,14 @@ import numpy as np
 import onnxruntime
 import pytest
 from mindspore import Tensor, nn
+from PIL import Image
 
 import export
 from src.checkpoint import Checkpoint, save_checkpoint
 from src.errors import exit_code
-from src.export import formats
+from src.export import check, onnx_export
 from src.model_info import ModelInfo
+from src.predictor import Predictor
 from src.rebuild import rebuild_network
 from src.vit import create_model
 
@@ -131,11 +133,76 @@ def test_a_file_that_differs_from_the_network_is_removed(checkpoint, weights, ex
     def wrong_graph(weights, **options):
         return original({**weights, "head.bias": weights["head.bias"] + np.float32(1e-3)}, **options)
 
-    original = formats.beit_graph
-    monkeypatch.setattr(formats, "beit_graph", wrong_graph)
+    original = onnx_export.beit_graph
+    monkeypatch.setattr(onnx_export, "beit_graph", wrong_graph)
     (tmp_path / f"{ARCH}.onnx").write_text("older")
     code, printed, error = export_here(checkpoint)
     assert (code, printed) == (1, "")
     assert f"error: {ARCH}.onnx was not written: its logits differ from the network's by 1.00e-03, which" in error
     assert (tmp_path / f"{ARCH}.onnx").read_text() == "older"
     assert [entry for entry in os.listdir(tmp_path) if not entry.startswith("rank_")] == [f"{ARCH}.onnx"]
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("photos")
+    for number, pixels in enumerate(np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)):
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+    return folder
+
+
+AGREEMENT = re.compile(r"agreement with the network on 4 images of \S+: top-1 (\S+)%, largest logit difference")
+
+
+@pytest.mark.parametrize(
+    ("precision", "extra", "share"), [("fp16", [], 5e-3), ("int8", ["--with_preprocess"], 5e-2), ("int8", [], 5e-2)]
+)
+def test_a_precision_is_exported_with_its_agreement(precision, extra, share, checkpoint, photos, export_here, tmp_path):
+    arguments = ["--onnx_precision", precision, "--agreement_folder", str(photos), *extra]
+    if precision == "int8" and not extra:
+        arguments += ["--calibration_folder", str(photos)]
+    code, printed, _ = export_here(checkpoint, *arguments)
+    assert code == 0
+    assert float(DIFFERENCE.search(printed)[2]) <= share
+    assert float(AGREEMENT.search(printed)[1]) >= 75
+    session = onnxruntime.InferenceSession(tmp_path / f"{ARCH}.onnx")
+    assert session.get_modelmeta().custom_metadata_map["precision"] == precision
+    assert session.get_inputs()[0].type == ("tensor(uint8)" if extra else "tensor(float)")
+    # and it predicts like any other file
+    results = list(Predictor.from_file(tmp_path / f"{ARCH}.onnx", batch_size=3).predict(sorted(photos.iterdir())))
+    assert len({result.class_number for result in results}) >= 1
+    assert all(np.isfinite(result.logits).all() for result in results)
+
+
+def test_options_that_do_not_fit_the_format_or_the_folders_are_refused(checkpoint, photos, export_here, tmp_path):
+    cases = [
+        (
+            ["--file_format", "MINDIR", "--onnx_precision", "int8"],
+            "onnx_precision is int8 and file_format is MINDIR: only",
+        ),
+        (
+            ["--file_format", "MINDIR", "--with_preprocess"],
+            "with_preprocess is True and file_format is MINDIR: only ONNX",
+        ),
+        (
+            ["--calibration_folder", str(photos)],
+            "calibration_folder is for onnx_precision int8, which is fp32: leave it",
+        ),
+        (["--file_format", "AIR", "--agreement_folder", str(photos)], "agreement_folder needs a file that can be run"),
+        (["--agreement_folder", "nowhere"], "nowhere does not exist: give an image or a folder of images"),
+        (["--onnx_precision", "fp8"], "--onnx_precision is fp8, expected one of fp32, fp16, int8"),
+    ]
+    for arguments, text in cases:
+        code, printed, error = export_here(checkpoint, *arguments)
+        assert (code, printed) == (2, "")
+        (line,) = error.splitlines()
+        assert text in line
+    assert os.listdir(tmp_path) == []
+
+
+def test_an_int8_file_that_differs_too_much_is_removed(checkpoint, export_here, tmp_path, monkeypatch):
+    monkeypatch.setitem(check.TOLERANCES, "int8", 1e-4)
+    code, printed, error = export_here(checkpoint, "--onnx_precision", "int8")
+    assert (code, printed) == (1, "")
+    assert "and 0.0001 is allowed: this network needs --onnx_precision fp32" in error
+    assert [entry for entry in os.listdir(tmp_path) if not entry.startswith("rank_")] == []

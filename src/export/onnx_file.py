@@ -18,20 +18,29 @@ SMALLEST_EXTERNAL_BYTES = 1024
 
 
 def write_onnx(
-    model: onnx.ModelProto, info: ModelInfo, path: Path, largest_inline_bytes: int = LARGEST_INLINE_BYTES
+    model: onnx.ModelProto,
+    info: ModelInfo,
+    path: Path,
+    *,
+    precision: str = "fp32",
+    largest_inline_bytes: int = LARGEST_INLINE_BYTES,
 ) -> None:
-    """Write `model` with the metadata of `info` to `path` and let `onnx.checker` examine the file in full.
+    """Write `model` with the metadata of `info` and its `precision` to `path`; `onnx.checker` examines all of the file.
 
     Where the constants exceed `largest_inline_bytes` they go to `<path>.data`, which has to stay beside `path`. The
     model loses its constants on the way. Raises `onnx.checker.ValidationError` for an invalid model: a bug here.
     """
-    helper.set_model_props(model, to_metadata(info))
-    constants = sum(len(tensor.raw_data) for tensor in model.graph.initializer)
+    helper.set_model_props(model, {**to_metadata(info), "precision": precision})
     onnx.save_model(
         model,
         path,
-        save_as_external_data=constants > largest_inline_bytes,
+        save_as_external_data=constant_bytes(model) > largest_inline_bytes,
         location=path.name + EXTERNAL_SUFFIX,
         size_threshold=SMALLEST_EXTERNAL_BYTES,
     )
     onnx.checker.check_model(path, full_check=True)
+
+
+def constant_bytes(model: onnx.ModelProto) -> int:
+    """How much room the model's constants take."""
+    return sum(len(tensor.raw_data) for tensor in model.graph.initializer)

@@ -1,0 +1,34 @@
+"""Images of a folder as a network's input, for calibration and comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import compress, count
+from pathlib import Path
+
+import numpy as np
+
+from src.data.decode import UnreadableImage
+from src.data.sampling import spread
+from src.prediction.batches import image_batches
+from src.prediction.find_images import find_images
+from src.prediction.preparation import Preparation
+
+NUM_WORKERS = 2
+
+
+def folder_batches(
+    folder: Path, preparation: Preparation, batch_size: int, most: int | None = None
+) -> Iterator[np.ndarray]:
+    """The images in `folder` and the folders inside it, in batches; the last one may be short.
+
+    Only `most` of them, evenly spread, where that is given. Raises `UserError` for a folder without images and for an
+    image that cannot be read.
+    """
+    images = find_images(folder, recursive=folder.is_dir())
+    chosen = set(spread(len(images), min(len(images), most or len(images))).tolist())
+    paths = compress(images, (number in chosen for number in count()))
+    for batch in image_batches(paths, preparation, batch_size, NUM_WORKERS):
+        for row, reason in batch.reasons.items():
+            raise UnreadableImage(str(batch.sources[row]), reason)
+        yield batch.image[: len(batch.sources)]

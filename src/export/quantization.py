@@ -1,0 +1,75 @@
+"""8-bit integers for the multiplications of an ONNX model, by ONNX Runtime's own quantization."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_dynamic, quantize_static
+
+from src.export.onnx_graph import INPUT
+
+# Multiplications with stored weights. Those of attention have none, and static ranges would not fit their scores.
+QUANTIZED = ("MatMul", "Gemm")
+# Unsigned weights: signed ones overflow on x86 processors without VNNI instructions, and are no faster with them.
+# A scale for each output channel keeps the layer scale, which is folded into the rows, from costing precision.
+SETTINGS = {"op_types_to_quantize": list(QUANTIZED), "per_channel": True, "weight_type": QuantType.QUInt8}
+
+
+def quantize(path: Path, calibration: Iterator[np.ndarray] | None, *, large: bool) -> onnx.ModelProto:
+    """The model of the float32 file `path` with integer multiplications; the file itself stays as it is.
+
+    Without `calibration` the range of each activation is measured when the model runs, over the batch that it is given
+    (dynamic quantization). `calibration` gives batches of the model's input, over which the ranges are measured once
+    and for all (static). `large` says that the model has its constants beside it.
+    """
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder, _without_advice():
+        quantized = Path(folder) / path.name
+        if calibration is None:
+            quantize_dynamic(path, quantized, use_external_data_format=large, **SETTINGS)
+        else:
+            quantize_static(
+                path,
+                quantized,
+                _Batches(calibration),
+                quant_format=QuantFormat.QDQ,
+                activation_type=QuantType.QUInt8,
+                nodes_to_exclude=_without_weights(path),
+                use_external_data_format=large,
+                **SETTINGS,
+            )
+        return onnx.load(quantized)
+
+
+class _Batches(CalibrationDataReader):
+    """What ONNX Runtime's calibration reads its images from."""
+
+    def __init__(self, batches: Iterator[np.ndarray]) -> None:
+        self._batches = batches
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        batch = next(self._batches, None)
+        return None if batch is None else {INPUT: batch}
+
+
+def _without_weights(path: Path) -> list[str]:
+    """The names of the multiplications of two activations."""
+    graph = onnx.load(path, load_external_data=False).graph
+    stored = {tensor.name for tensor in graph.initializer}
+    return [node.name for node in graph.node if node.op_type == "MatMul" and node.input[1] not in stored]
+
+
+@contextmanager
+def _without_advice() -> Iterator[None]:
+    """ONNX Runtime advises on standard error to optimise a model first; this one leaves nothing to optimise."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
