@@ -5,25 +5,29 @@ from __future__ import annotations
 import sys
 
 from src.config import parse_args
+from src.data import assembly as data
 from src.errors import exit_code
 
 
 def main() -> int:
     """Train as the options say; 0, or 128 and the signal's number where the run was asked to stop."""
     config = parse_args(sys.argv[1:], "train")
-    from src.tools import get_misc as build  # MindSpore takes seconds to import: --help and a wrong flag do not wait
+    train_images, val_images = data.read_data(config)
+    config = data.with_class_count(config, train_images)
+
+    # MindSpore takes seconds to import: --help, a wrong flag and a wrong folder do not wait
+    from src.tools import get_misc as build
     from src.trainer.interrupt import stop_on_signal
     from src.trainer.loop import train
 
-    train_images, val_images = build.read_data(config)
     ranks = build.start(config)
     build.start_logs(config, ranks)
     resumed = build.find_resumed(config, train_images, val_images, ranks)
     folders = build.make_folders(config, ranks, resumed)
 
-    info = build.describe_model(config, train_images.classes)
-    train_loader = build.build_train_loader(config, train_images, ranks)
-    val_loader = build.build_eval_loader(config, info, val_images, ranks)
+    info = data.describe_model(config, train_images.classes)
+    train_loader = data.build_train_loader(config, train_images, ranks.rank, ranks.size)
+    val_loader = data.build_eval_loader(config, info, val_images, ranks.rank, ranks.size)
     rates = build.build_learning_rates(config, train_loader.steps_per_epoch)
     state = build.new_state(config, train_loader, rates)
 

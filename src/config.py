@@ -218,7 +218,9 @@ class Config:
     file_format: str = option(MODEL, "ONNX", "format that export.py writes", choices=("ONNX", "MINDIR", "AIR"))
     pretrained: str | None = option(MODEL, None, "checkpoint to start from, to evaluate or to export")
     image_size: int = option(MODEL, 224, "side of the input image in pixels", at_least=1)
-    num_classes: int = option(MODEL, 1000, "number of classes", at_least=1)
+    num_classes: int = option(
+        MODEL, 1000, "number of classes; 0 for as many as the training folder or the checkpoint has", at_least=0
+    )
     drop: float = option(MODEL, 0.0, "dropout of the embeddings and after each projection", at_least=0, less_than=1)
     drop_block: float = option(MODEL, 0.0, "BEiT has no such layer: 0 only")
     drop_path: float = option(MODEL, 0.1, "stochastic depth of the last block", at_least=0, less_than=1)

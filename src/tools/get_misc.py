@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 from collections.abc import Callable, Generator, Mapping
@@ -14,20 +15,12 @@ import numpy as np
 from src.agreement import agreed_info
 from src.checkpoint import Checkpoint
 from src.config import Config
-from src.data.augment.mixup import Mixup
-from src.data.imagenet import (
-    EvalLoader,
-    ImageFolder,
-    TrainLoader,
-    check_class_names,
-    check_same_classes,
-    read_image_folder,
-)
-from src.data.transforms import eval_transform, train_transform
+from src.data.assembly import describe_model
+from src.data.imagenet import EvalLoader, ImageFolder, TrainLoader, check_class_names
 from src.device import start_device
 from src.distributed import Ranks, join, launched_ranks
 from src.errors import UserError
-from src.model_info import IMAGENET_DEFAULT_MEAN_STD, IMAGENET_INCEPTION_MEAN_STD, ModelInfo
+from src.model_info import ModelInfo
 from src.rebuild import rebuild_network
 from src.tools.callback import EvaluationLines, MetricsCsv, ProgressBar, ProgressLines, Summaries
 from src.tools.cell import set_amp_level
@@ -126,104 +119,6 @@ def make_folders(config: Config, ranks: Ranks, resumed: ResumePoint | None) -> F
     return folders
 
 
-def read_data(config: Config) -> tuple[ImageFolder, ImageFolder]:
-    """The training and the validation images, with the same classes, as many as `num_classes` says."""
-    train = read_image_folder(Path(config.data_url) / config.train_dir, config.train_num_samples)
-    validation = read_validation_images(config)
-    check_same_classes(train, validation)
-    if len(train.classes) != config.num_classes:
-        raise UserError(
-            f"num_classes is {config.num_classes} and {train.root} holds {len(train.classes)} class folders: "
-            f"set num_classes to {len(train.classes)}"
-        )
-    return train, validation
-
-
-def read_validation_images(config: Config) -> ImageFolder:
-    """The images that evaluation is about."""
-    return read_image_folder(Path(config.data_url) / config.val_dir, config.val_num_samples)
-
-
-def mean_and_std(config: Config) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
-    """Of RGB values in 0..1."""
-    return IMAGENET_DEFAULT_MEAN_STD if config.imagenet_default_mean_and_std else IMAGENET_INCEPTION_MEAN_STD
-
-
-def build_train_loader(config: Config, folder: ImageFolder, ranks: Ranks) -> TrainLoader:
-    """This rank's augmented and mixed batches."""
-    mean, std = mean_and_std(config)
-    transform = train_transform(
-        image_size=config.image_size,
-        min_crop=config.min_crop,
-        interpolation=config.aa_interpolation,
-        auto_augment=config.auto_augment,
-        mean=mean,
-        std=std,
-        re_prob=config.re_prob,
-        re_mode=config.re_mode,
-        re_count=config.re_count,
-        hflip=config.hflip,
-        color_jitter=config.color_jitter,
-    )
-    mixup = None
-    if config.mixup_prob > 0 and (config.mixup > 0 or config.cutmix > 0):
-        mixup = Mixup(
-            mixup_alpha=config.mixup,
-            cutmix_alpha=config.cutmix,
-            prob=config.mixup_prob,
-            switch_prob=config.switch_prob,
-            mode=config.mixup_mode,
-            off_epoch=config.mixup_off_epoch,
-        )
-    return TrainLoader(
-        folder,
-        transform,
-        mixup,
-        num_classes=config.num_classes,
-        batch_size=config.batch_size,
-        seed=config.seed,
-        num_workers=config.num_parallel_workers,
-        rank=ranks.rank,
-        ranks=ranks.size,
-        accumulation_steps=config.accumulation_steps,
-        label_smoothing=config.label_smoothing,
-    )
-
-
-def build_eval_loader(config: Config, info: ModelInfo, folder: ImageFolder, ranks: Ranks) -> EvalLoader:
-    """This rank's share of the images, prepared as the network of `info` expects them."""
-    transform = eval_transform(
-        image_size=info.image_size,
-        crop_pct=info.crop_pct,
-        mean=info.mean,
-        std=info.std,
-        interpolation=info.interpolation,
-    )
-    return EvalLoader(
-        folder, transform, config.batch_size, config.num_parallel_workers, rank=ranks.rank, ranks=ranks.size
-    )
-
-
-def describe_model(config: Config, class_names: tuple[str, ...]) -> ModelInfo:
-    """What the checkpoints of this run say of their network."""
-    mean, std = mean_and_std(config)
-    return ModelInfo(
-        arch=config.arch,
-        image_size=config.image_size,
-        num_classes=config.num_classes,
-        class_names=class_names,
-        mean=mean,
-        std=std,
-        crop_pct=config.crop_pct,
-        approximate_gelu=not config.disable_approximate_gelu,
-        rel_pos_bias=config.rel_pos_bias,
-        shared_rel_pos_bias=config.shared_rel_pos_bias,
-        abs_pos_emb=config.abs_pos_emb,
-        layer_scale=config.layer_scale_init_value > 0,
-        mean_pooling=config.mean_pooling,
-    )
-
-
 def new_state(config: Config, loader: TrainLoader, rates: np.ndarray) -> RunState:
     """A run at its beginning."""
     return RunState(
@@ -289,6 +184,8 @@ def read_checkpoint(config: Config) -> tuple[Checkpoint, ModelInfo]:
     """The checkpoint to evaluate, and what its network is, agreed between the file and the options."""
     path = Path(str(config.pretrained))
     checkpoint = load_pretrained(path, arch=config.arch)
+    if config.num_classes == 0:
+        config = dataclasses.replace(config, num_classes=checkpoint.info.num_classes)
     return checkpoint, agreed_info(checkpoint.info, checkpoint.guessed, describe_model(config, ()), path)
 
 
