@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import unicodedata
 from collections.abc import Callable
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
@@ -26,5 +27,10 @@ def exit_code(main: Callable[[], int | None]) -> int:
         code, text = 1, f"error: {error}"
     except KeyboardInterrupt:
         code, text = INTERRUPTED, "interrupted"
-    print(text, file=sys.stderr)
+    print(without_control_characters(text), file=sys.stderr)
     return code
+
+
+def without_control_characters(text: str) -> str:
+    """`text` with line ends and other control characters spelt out: names from files and of files may hold any."""
+    return "".join(repr(letter)[1:-1] if unicodedata.category(letter) == "Cc" else letter for letter in text)

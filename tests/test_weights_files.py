@@ -199,6 +199,15 @@ def test_zip_archives_that_are_no_pytorch_file_are_refused(tmp_path):
         read_all(zip_file(tmp_path / "c.pth", entries))
 
 
+def test_numbers_that_their_checksum_contradicts_are_refused_by_the_parameters_name(tmp_path):
+    content = (FOLDER / "views.pth").read_bytes()
+    two = np.float32(2.5).tobytes()  # the parameter 'scalar'
+    assert content.count(two) == 1
+    (tmp_path / "a.pth").write_bytes(content.replace(two, np.float32(2.25).tobytes()))
+    with pytest.raises(UserError, match=r"a\.pth is cut short or damaged \(parameter 'scalar': Bad CRC-32"):
+        read_all(tmp_path / "a.pth")
+
+
 @settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(share=st.floats(0, 1, exclude_max=True))
 def test_every_shorter_pytorch_file_is_refused(tmp_path, monkeypatch, share):

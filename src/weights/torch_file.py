@@ -47,7 +47,7 @@ def open_torch_file(path: Path) -> Iterator[tuple[Any, ReadTensor]]:
     try:
         archive = zipfile.ZipFile(path)
     except Exception as error:
-        raise _damaged(path, error) from error
+        raise _damaged(path, str(error)) from error
     with archive:
         top = _top_folder(path, archive)
         try:
@@ -58,7 +58,7 @@ def open_torch_file(path: Path) -> Iterator[tuple[Any, ReadTensor]]:
         swap = byte_order in archive.namelist() and _read_entry(path, archive, byte_order) == b"big"
 
         def read_tensor(tensor: LazyTensor, name: str) -> np.ndarray:
-            data = _read_entry(path, archive, f"{top}/data/{tensor.storage.key}")
+            data = _read_entry(path, archive, f"{top}/data/{tensor.storage.key}", f"parameter '{name}': ")
             try:
                 return _to_array(tensor, data, swap)
             except ValueError as error:
@@ -87,7 +87,8 @@ def _top_folder(path: Path, archive: zipfile.ZipFile) -> str:
     raise UserError(f"{path} is a zip archive, but no PyTorch file: give the file that torch.save wrote")
 
 
-def _read_entry(path: Path, archive: zipfile.ZipFile, name: str) -> bytes:
+def _read_entry(path: Path, archive: zipfile.ZipFile, name: str, what: str = "") -> bytes:
+    """The bytes of an entry; where they cannot be had, the error begins with `what` they are."""
     try:
         if archive.getinfo(name).compress_type != zipfile.ZIP_STORED:  # a small file could unpack to any size
             raise zipfile.BadZipFile(f"'{name}' is compressed")
@@ -95,11 +96,11 @@ def _read_entry(path: Path, archive: zipfile.ZipFile, name: str) -> bytes:
     except MemoryError:
         raise
     except Exception as error:  # a damaged archive makes zipfile raise any of a dozen kinds
-        raise _damaged(path, error) from error
+        raise _damaged(path, f"{what}{error}") from error
 
 
-def _damaged(path: Path, error: Exception) -> UserError:
-    return UserError(f"{path} is cut short or damaged ({error}): download or copy it again")
+def _damaged(path: Path, reason: str) -> UserError:
+    return UserError(f"{path} is cut short or damaged ({reason}): download or copy it again")
 
 
 def _to_array(tensor: LazyTensor, data: bytes, swap: bool) -> np.ndarray:
