@@ -1,0 +1,93 @@
+"""An exported file on a machine that has ONNX Runtime, numpy and Pillow, and nothing else: not even this project."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from src.export.onnx_export import OnnxOptions, export_onnx
+from src.model_info import ModelInfo
+from src.predictor import Predictor
+from src.vit import create_model
+from tests.tiny_project import ARCH
+
+SCRIPT = Path(__file__).parent / "predict_with_onnx_alone.py"
+sys.path.insert(0, str(Path(__file__).parent / "golden"))
+from network_recipe import weight  # noqa: E402
+
+PACKAGES = ("onnxruntime", "numpy", "numpy.libs", "PIL", "pillow.libs")
+
+
+@pytest.fixture(scope="module")
+def bare_python(tmp_path_factory) -> Path:
+    """The interpreter of a new environment into which only `PACKAGES` are linked."""
+    folder = tmp_path_factory.mktemp("bare")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
+    python = folder / "bin" / "python"
+    asked = [python, "-c", "import sysconfig; print(sysconfig.get_paths()['purelib'])"]
+    target = Path(subprocess.run(asked, check=True, capture_output=True, text=True).stdout.strip())
+    for name in PACKAGES:
+        place = Path(sysconfig.get_paths()["platlib"]) / name
+        if place.exists():  # not every build of numpy and Pillow has libraries apart
+            (target / name).symlink_to(place)
+    return python
+
+
+def run_bare(python: Path, *arguments: object, folder: Path) -> str:
+    command = [str(python), "-I", *map(str, arguments)]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture
+def images(tmp_path) -> list[Path]:
+    rng = np.random.default_rng(0)
+    paths = []
+    for number, (width, height) in enumerate([(60, 40), (33, 71), (32, 32), (200, 50)]):
+        coarse = Image.fromarray(rng.integers(0, 256, (5, 5, 3), dtype=np.uint8))
+        paths.append(tmp_path / f"{number}.png")
+        coarse.resize((width, height), Image.Resampling.BICUBIC).save(paths[-1])
+    Image.open(paths[0]).convert("L").save(tmp_path / "grey.jpg")
+    return [*paths, tmp_path / "grey.jpg"]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_a_script_of_20_lines_predicts_what_this_project_predicts(precision, bare_python, images, tmp_path):
+    """Mean, std, crop, interpolation and names are not the defaults: the script can only have them from the file."""
+    names = tuple(f"Name {number}" for number in range(10))
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    info = ModelInfo(ARCH, 32, 10, names, mean, std, crop_pct=0.8, interpolation="bilinear")
+    weights = {p.name: weight(p.name, p.shape) for p in create_model(ARCH, num_classes=10).get_parameters()}
+    export_onnx(info, weights, tmp_path / "beit.onnx", OnnxOptions(precision))
+    printed = run_bare(bare_python, SCRIPT, tmp_path / "beit.onnx", *images, folder=tmp_path)
+    expected = [
+        f"{result.image}: Name {result.class_number} ({result.probabilities[result.class_number]:.1%})"
+        for result in Predictor.from_file(tmp_path / "beit.onnx", batch_size=1).predict(images)
+    ]
+    assert printed.splitlines() == expected
+    assert len({line.split(": ")[1].split(" (")[0] for line in expected}) > 1
+
+
+def test_the_bare_environment_is_bare(bare_python, tmp_path):
+    """Otherwise the test above would prove little."""
+    code = (
+        "import importlib.util, onnxruntime, numpy, PIL\n"
+        "others = ('mindspore', 'onnx', 'torch', 'google.protobuf', 'yaml', 'tqdm', 'scipy', 'src')\n"
+        "for name in others:\n"
+        "    try:\n        found = importlib.util.find_spec(name)\n"
+        "    except ModuleNotFoundError:\n        found = None\n"
+        "    assert found is None, name"
+    )
+    run_bare(bare_python, "-c", code, folder=tmp_path)
+
+
+def test_the_script_is_as_short_as_it_claims():
+    lines = [line for line in SCRIPT.read_text().splitlines() if line.strip() and not line.startswith("import ")]
+    assert len(lines) <= 20
