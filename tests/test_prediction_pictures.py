@@ -15,9 +15,10 @@ from PIL import Image
 
 from src.export.onnx_graph import beit_graph
 from src.model_info import ModelInfo
+from src.pictures.tiles import GAP, LINE, SIDE
 from src.prediction import contact_sheet as sheets
 from src.prediction.attention_picture import HEAT, HEAT_SHARE, attention_picture
-from src.prediction.contact_sheet import CAPTION, GAP, SIDE, contact_sheet
+from src.prediction.contact_sheet import contact_sheet
 from src.prediction.journal import Record
 from src.prediction.last_attention import last_attention
 from src.vit import VisionTransformer
@@ -25,6 +26,7 @@ from src.vit import VisionTransformer
 sys.path.insert(0, str(Path(__file__).parent / "golden"))
 from network_recipe import CASES, weight
 
+CAPTION = 2 * LINE
 CELL = (SIDE + GAP, SIDE + CAPTION + GAP)
 
 

@@ -1,0 +1,1 @@
+"""Pictures that a run leaves, drawn with Pillow. Knows nothing of networks, runs or options."""
