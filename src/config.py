@@ -31,6 +31,7 @@ HARDWARE = "Hardware setup"
 CALLBACKS = "Callbacks setup"
 EXPORT = "Export"
 PREDICTION = "Prediction"
+PREVIEW = "Preview"
 
 TRUE_WORDS = ("true", "yes", "on", "1")
 FALSE_WORDS = ("false", "no", "off", "0")
@@ -321,15 +322,27 @@ class InferConfig:
 
 
 @dataclass(frozen=True)
+class PreviewConfig(Config):
+    """The options of src/data/preview.py: those of the run to look at, which a YAML file holds, and its own."""
+
+    output: str = option(PREVIEW, "preview.png", "PNG file to draw into")
+
+
+@dataclass(frozen=True)
 class Script:
-    """What one script accepts: its options, the ones it cannot do without, and what it is, for `--help`."""
+    """What one script accepts: its options, the ones it cannot do without, and what it is, for `--help`.
+
+    `command` is how it is called, where it is not the Python file of its name.
+    """
 
     text: str
     options: type
     required: dict[str, str]
+    command: str | None = None
 
 
-CONFIG_PATH = {"config_path": "give a YAML file such as those in src/configs"}
+SHIPPED_CONFIGS = Path(__file__).parent / "configs"
+CONFIG_PATH = {"config_path": "give a YAML file or the name of one of those in src/configs"}
 SCRIPTS: dict[str, Script] = {
     "train": Script("Fine-tune BEiT on folders of images.", Config, CONFIG_PATH),
     "eval": Script(
@@ -345,6 +358,12 @@ SCRIPTS: dict[str, Script] = {
         InferConfig,
         {"data_path": "an image or a folder of images", "checkpoint": "a checkpoint or an ONNX file"},
     ),
+    "preview": Script(
+        "Draw a training batch as the network sees it, and the evaluation view of its images beside it.",
+        PreviewConfig,
+        CONFIG_PATH,
+        command="python -m src.data.preview",
+    ),
 }
 
 
@@ -352,6 +371,8 @@ SCRIPTS: dict[str, Script] = {
 def parse_args(argv: Sequence[str], script: typing.Literal["train", "eval", "export"]) -> Config: ...
 @typing.overload
 def parse_args(argv: Sequence[str], script: typing.Literal["infer"]) -> InferConfig: ...
+@typing.overload
+def parse_args(argv: Sequence[str], script: typing.Literal["preview"]) -> PreviewConfig: ...
 def parse_args(argv: Sequence[str], script: str) -> Config | InferConfig:
     """The options of `script` (a key of `SCRIPTS`): defaults, then the YAML file, then the command line `argv`.
 
@@ -363,7 +384,7 @@ def parse_args(argv: Sequence[str], script: str) -> Config | InferConfig:
     given = {name: value for name, value in words.items() if value is not None}
     if "config_path" in row.required and config_path is None:
         raise UserError(f"--config_path is required: {row.required['config_path']}")
-    values = _from_file(Path(config_path), row.options) if config_path is not None else {}
+    values = _from_file(find_config(config_path), row.options) if config_path is not None else {}
     values.update(_typed(row.options, given, source="--{}"))
     config = row.options(**values)
     for name, why in row.required.items():
@@ -372,6 +393,25 @@ def parse_args(argv: Sequence[str], script: str) -> Config | InferConfig:
     if isinstance(config, Config):
         _check_together(config)
     return config
+
+
+def find_config(word: str) -> Path:
+    """The config file that `word` means: a path, or the name of a shipped one, with or without its ending.
+
+    A file in the current folder goes before a shipped one of the same name. Raises `UserError` for a name that is
+    neither; a path that leads nowhere is left to the reader.
+    """
+    path = Path(word)
+    if path.exists() or path.name != word:
+        return path
+    shipped = SHIPPED_CONFIGS / f"{word.removesuffix('.yaml')}.yaml"
+    if shipped.exists():
+        return shipped
+    names = sorted(file.stem for file in SHIPPED_CONFIGS.glob("*.yaml"))
+    raise UserError(
+        f"{word}: no such config file, nor one of those that are shipped ({', '.join(names)})"
+        f"{_nearest(word.removesuffix('.yaml'), names)}"
+    )
 
 
 def read_config(path: Path) -> Config:
@@ -401,14 +441,19 @@ class _Parser(argparse.ArgumentParser):
 def _parser(script: str) -> _Parser:
     row = SCRIPTS[script]
     parser = _Parser(
-        prog=f"{script}.py",
-        usage=f"{script}.py {' '.join(f'--{name} {name.upper()}' for name in row.required)} [--OPTION VALUE ...]",
+        prog=row.command or f"{script}.py",
+        usage=" ".join(
+            [row.command or f"{script}.py", *(f"--{n} {n.upper()}" for n in row.required), "[--OPTION VALUE ...]"]
+        ),
         description=row.text,
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "--config_path", "--config", metavar="FILE", help="YAML file with the options; those given here have precedence"
+        "--config_path",
+        "--config",
+        metavar="FILE",
+        help="YAML file with the options, or the name of a shipped one; options given here have precedence",
     )
     groups: dict[str, Any] = {}
     hints = typing.get_type_hints(row.options)
@@ -442,7 +487,7 @@ def _from_file(path: Path, options: type) -> dict[str, Any]:
     if missing:
         raise UserError(f"{path}: every option must be in the file, these are missing: {', '.join(missing)}")
     values = _typed(Config, raw, source=f"{path}: {{}}")
-    if options is Config:
+    if not issubclass(options, InferConfig):
         return values
     # `resume` is an option of both and means different things: only what one took over from the other is shared
     shared = {f.name for f in dataclasses.fields(options) if f.metadata.get("shared")}

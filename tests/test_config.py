@@ -14,7 +14,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from src.config import Config, InferConfig, parse_args, read_config
+from src.config import Config, InferConfig, find_config, parse_args, read_config
 from src.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -342,7 +342,7 @@ def test_files_that_are_no_config_are_refused(tmp_path):
 
 
 def test_what_a_script_needs_is_asked_for():
-    with pytest.raises(UserError, match=r"^--config_path is required: give a YAML file such as those in src/configs$"):
+    with pytest.raises(UserError, match=r"^--config_path is required: give a YAML file or the name of one "):
         parse_args([], "train")
     with pytest.raises(UserError, match=r"^--pretrained is required: the checkpoint to evaluate$"):
         parse_args(["--config", str(BASE)], "eval")
@@ -396,3 +396,28 @@ def test_any_text_for_any_option_is_a_value_of_its_type_or_one_line(name, text):
     if config is not None:
         default = getattr(Config(), name)
         assert isinstance(getattr(config, name), (str, type(None)) if default is None else (type(default), type(None)))
+
+
+def test_a_shipped_config_is_found_by_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert (
+        find_config("quickstart_digits")
+        == find_config("quickstart_digits.yaml")
+        == ROOT / "src/configs" / ("quickstart_digits.yaml")
+    )
+    assert parse_args(["--config_path", "quickstart_digits"], "train").model_postfix == "digits"
+    Path("quickstart_digits").write_text("mine: 1\n")  # a file of one's own goes first
+    assert find_config("quickstart_digits") == Path("quickstart_digits")
+
+
+def test_an_unknown_configs_name_is_refused_with_the_nearest_of_the_shipped(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = ", ".join(path.stem for path in SHIPPED)
+    with pytest.raises(UserError) as refusal:
+        parse_args(["--config_path", "quickstart_digit"], "train")
+    assert str(refusal.value) == (
+        f"quickstart_digit: no such config file, nor one of those that are shipped ({names}): "
+        "did you mean quickstart_digits?"
+    )
+    with pytest.raises(UserError, match=r"^configs/quickstart_digits: no such config file$"):
+        parse_args(["--config_path", "configs/quickstart_digits"], "train")

@@ -136,9 +136,19 @@ class TrainLoader:
             raise ValueError(f"step {start_step} of an epoch of {self.steps_per_epoch} steps")
         return _run(self._jobs(epoch, start_step), self.num_workers, self.batch_size, self._runs)
 
+    def first_images(self, epoch: int) -> np.ndarray:
+        """Which images of the folder the first micro-batch of an epoch is made of, in its order, int64 [B]."""
+        order = epoch_order(self.seed, epoch, len(self.folder))
+        return order[: self.global_batch][self._positions(0)]
+
     def close(self) -> None:
         """Stop the threads of every epoch that was begun and not ended."""
         _close_all(self._runs)
+
+    def _positions(self, micro_batch: int) -> np.ndarray:
+        """Where in the global batch this rank's micro-batch comes from."""
+        part, parts = micro_batch * self.ranks + self.rank, self.ranks * self.accumulation_steps
+        return local_positions(self.batch_size, part, parts)
 
     def _jobs(self, epoch: int, start_step: int) -> Iterator[Job[TrainBatch]]:
         order = epoch_order(self.seed, epoch, len(self.folder))
@@ -146,8 +156,7 @@ class TrainLoader:
             batch = order[step * self.global_batch : (step + 1) * self.global_batch]
             mixing = self._mixing(epoch, step)
             for micro_batch in range(self.accumulation_steps):
-                part, parts = micro_batch * self.ranks + self.rank, self.ranks * self.accumulation_steps
-                positions = local_positions(self.batch_size, part, parts)
+                positions = self._positions(micro_batch)
                 yield _TrainJob(self, epoch, batch[positions], mixing and mixing.at(positions))
 
     def _mixing(self, epoch: int, step: int) -> Mixing | None:

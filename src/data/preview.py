@@ -1,0 +1,99 @@
+"""Look at the data before training: `python -m src.data.preview --config_path FILE [--output preview.png]`.
+
+Draws images of the first training batch as the network will see them, cropped, augmented, erased and mixed, with the
+classes that they count as, and beside each the same image as evaluation prepares it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from src.config import PreviewConfig, parse_args
+from src.data.assembly import build_eval_loader, build_train_loader, describe_model, read_data, with_class_count
+from src.data.decode import read_rgb
+from src.data.imagenet import ImageFolder
+from src.errors import UserError, exit_code
+from src.pictures.tiles import SIDE, Tile, tile_sheet
+from src.weights.atomic_file import write_atomically
+
+IMAGES = 16
+COLUMNS = 8  # four images in a row, each in both views
+LEAST_SHARE = 0.005  # of a class in a mixed image, to be named: below it, 0.00 would be written
+
+
+def main() -> None:
+    """Print what the folders hold and write the picture."""
+    config = parse_args(sys.argv[1:], "preview")
+    output = Path(config.output)
+    if output.suffix.lower() != ".png":
+        raise UserError(f"output {output} does not end in .png: the preview is written as a PNG file")
+    train, validation = read_data(config)
+    for folder in (train, validation):
+        print(describe_folder(folder))
+    shown = draw_preview(config, train, output)
+    print(
+        f"{output} shows {shown} of the {config.batch_size} images of the first training batch, each beside its "
+        f"evaluation view"
+    )
+
+
+def describe_folder(folder: ImageFolder) -> str:
+    """A line with the numbers of images and classes, and the smallest and the largest class."""
+    counts = np.bincount(folder.labels, minlength=len(folder.classes))
+    few, many = int(counts.argmin()), int(counts.argmax())
+    return (
+        f"{folder.root}: {len(folder)} images of {len(folder.classes)} classes, from {counts[few]} "
+        f"({folder.classes[few]}) to {counts[many]} ({folder.classes[many]}) a class"
+    )
+
+
+def draw_preview(config: PreviewConfig, train: ImageFolder, output: Path) -> int:
+    """Write the picture of the first batch of `start_epoch` to `output`; gives the number of images that it shows."""
+    config_used = with_class_count(config, train)
+    info = describe_model(config_used, train.classes)
+    loader = build_train_loader(config_used, train, ranks=config.device_num)
+    evaluated = build_eval_loader(config_used, info, train).transform
+    indices = loader.first_images(config.start_epoch)[:IMAGES]
+    batch = next(iter(loader.epoch(config.start_epoch)))
+    loader.close()
+    tiles = []
+    for index, image, target in zip(indices, batch.image, batch.target):
+        view = np.empty_like(image)
+        evaluated(read_rgb(train.paths[index]), out=view)
+        named = classes_of(target, config.label_smoothing, train.classes)
+        tiles.append(Tile(as_picture(image, info.mean, info.std), named))
+        path = train.paths[index]
+        tiles.append(Tile(as_picture(view, info.mean, info.std), (train.classes[train.labels[index]], path.name)))
+    side = tiles[0].picture.width
+    sheet = tile_sheet(tiles, COLUMNS, lines=2, side=side, headings=("training", "evaluation") * (COLUMNS // 2))
+    write_atomically(output, lambda file: sheet.save(file, "PNG"))
+    return len(indices)
+
+
+def classes_of(target: np.ndarray, label_smoothing: float, classes: Sequence[str]) -> list[str]:
+    """A line for each class that an image counts as, with its share where there are several.
+
+    `target`, float32 [C], is what the loss sees. What label smoothing gives to every class is not counted.
+    """
+    if label_smoothing == 1:
+        return ["every class alike"]
+    share = (target - label_smoothing / len(target)) / (1 - label_smoothing)
+    named = [int(number) for number in np.argsort(-share, kind="stable") if share[number] >= LEAST_SHARE]
+    return [classes[named[0]]] if len(named) == 1 else [f"{classes[number]}: {share[number]:.2f}" for number in named]
+
+
+def as_picture(image: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> Image.Image:
+    """A normalised image, float32 [3, S, S], as it would look, enlarged by a whole number to a tile's side at least."""
+    colours = image * np.array(std, np.float32)[:, None, None] + np.array(mean, np.float32)[:, None, None]
+    pixels = (colours * 255).round().clip(0, 255).astype(np.uint8)
+    size = image.shape[-1] * max(1, -(-SIDE // image.shape[-1]))
+    return Image.fromarray(pixels.transpose(1, 2, 0)).resize((size, size), Image.Resampling.NEAREST)
+
+
+if __name__ == "__main__":
+    sys.exit(exit_code(main))
