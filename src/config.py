@@ -278,6 +278,9 @@ class Config:
     model_postfix: str = option(CALLBACKS, "0", "end of the run's name, ARCH_POSTFIX, which its folders carry")
     collect_input_data: bool = option(CALLBACKS, False, "put input images into the summaries")
     dump_graph: bool = option(CALLBACKS, False, "put the compiled graph into the summaries")
+    tensorboard: bool = option(
+        CALLBACKS, False, "write the summaries' curves for TensorBoard too, into their folder", added=True
+    )
 
 
 def _same(name: str, **changes: Any) -> Any:

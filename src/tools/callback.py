@@ -10,7 +10,7 @@ import sys
 import time
 from datetime import timedelta
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 import numpy as np
 from mindspore import nn
@@ -68,25 +68,34 @@ class ProgressLines(Callback):
 
 
 class ProgressBar(Callback):
-    """A bar over the steps of each epoch, on a terminal; nothing where standard error is not one."""
+    """A bar over the steps of each epoch, on a terminal; nothing where standard error is not one.
+
+    It also tells loss, learning rate, images/s, the time left to the run and the last evaluation's top-1: see `status`.
+    """
+
+    FORMAT = "{desc} |{bar}| {n_fmt}/{total_fmt}{postfix}"
 
     def __init__(self) -> None:
         self._bar: tqdm | None = None
 
     def on_epoch_begin(self, state: RunState) -> None:
         """Draw the bar of this epoch."""
+        self._since, self._step = time.perf_counter(), state.step
         self._bar = tqdm(
             total=state.steps_per_epoch,
             initial=state.step,
             desc=f"epoch {state.epoch + 1}/{state.epochs}",
-            unit="step",
+            bar_format=self.FORMAT,
             leave=False,
+            dynamic_ncols=True,
             disable=not sys.stderr.isatty(),
         )
 
     def on_step_end(self, state: RunState, batch: TrainBatch | None) -> None:
         """Move the bar on, and take it away with the epoch's last step."""
         if self._bar is not None:
+            seconds_per_step = (time.perf_counter() - self._since) / (state.step - self._step)
+            self._bar.set_postfix_str(status(state, seconds_per_step), refresh=False)
             self._bar.update()
             if state.step == state.steps_per_epoch:
                 self._bar.close()
@@ -95,6 +104,20 @@ class ProgressBar(Callback):
         """Take the bar away where the run was stopped in the middle of an epoch."""
         if self._bar is not None:
             self._bar.close()
+
+
+def status(state: RunState, seconds_per_step: float) -> str:
+    """What stands behind the bar; the loss is the mean of the epoch's steps read so far, so that nothing waits."""
+    left = (state.epochs * state.steps_per_epoch - state.iteration) * seconds_per_step
+    words = [
+        f"loss {state.meter.mean_loss:.4f}",
+        f"lr {state.learning_rate:.2e}",
+        f"{state.images_per_step / seconds_per_step:.1f} images/s",
+        f"left {timedelta(seconds=round(left))}",
+    ]
+    if state.history:
+        words.append(f"top-1 {state.history[-1]['top1']:.2f}")
+    return " ".join(words)
 
 
 class EvaluationLines(Callback):
@@ -164,8 +187,50 @@ class MetricsCsv(Callback):
         write_atomically(self.path, lambda file: file.write(text.getvalue().encode()))
 
 
-class Summaries(Callback):
-    """MindInsight summaries in `folder`: loss and learning rate every `every` steps, accuracy every epoch.
+class ScalarFile(Protocol):
+    """What curves are written into: points are added, and written as those of a step."""
+
+    def add_scalar(self, name: str, value: float) -> None: ...
+
+    def write(self, step: int) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Scalars(Callback):
+    """Loss and learning rate every `every` steps, losses and accuracies every epoch, as curves in `file`."""
+
+    def __init__(self, file: ScalarFile, every: int) -> None:
+        self._scalars, self._every = file, every
+
+    def on_step_end(self, state: RunState, batch: TrainBatch | None) -> None:
+        """Add a point where one is due."""
+        if state.step % self._every or state.meter.last_loss is None:
+            return
+        self._scalars.add_scalar("loss", float(state.meter.last_loss.asnumpy()))
+        self._scalars.add_scalar("learning_rate", state.learning_rate)
+        self._add_more(batch)
+        self._scalars.write(state.iteration)
+
+    def on_epoch_end(self, state: RunState) -> None:
+        """Add the results of the epoch's evaluation."""
+        for prefix, result in (("", state.result), ("ema_", state.ema_result)):
+            if result is not None:
+                self._scalars.add_scalar(f"{prefix}top1", result.top1)
+                self._scalars.add_scalar(f"{prefix}top5", result.top5)
+                self._scalars.add_scalar(f"{prefix}validation_loss", result.loss)
+        self._scalars.write(state.iteration)
+
+    def on_train_end(self, state: RunState) -> None:
+        """Finish the file."""
+        self._scalars.close()
+
+    def _add_more(self, batch: TrainBatch | None) -> None:
+        """What else belongs to the point of a step."""
+
+
+class Summaries(Scalars):
+    """MindInsight summaries in `folder`: the curves of `Scalars`, and what only MindInsight shows.
 
     Args:
         network: what `graph` draws: the cell that is called for a step.
@@ -174,35 +239,21 @@ class Summaries(Callback):
     """
 
     def __init__(self, folder: Path, every: int, network: nn.Cell, *, images: bool, graph: bool) -> None:
-        self._every, self._images = every, images
-        self._network = network if graph else None
         self._file = SummaryFile(folder)
+        super().__init__(self._file, every)
+        self._images = images
+        self._network = network if graph else None
 
     def on_step_end(self, state: RunState, batch: TrainBatch | None) -> None:
         """Add a point where one is due, and the graph once it is compiled."""
         if self._network is not None:
             self._file.write_graph(self._network)
             self._network = None
-        if state.step % self._every or state.meter.last_loss is None:
-            return
-        self._file.add_scalar("loss", float(state.meter.last_loss.asnumpy()))
-        self._file.add_scalar("learning_rate", state.learning_rate)
+        super().on_step_end(state, batch)
+
+    def _add_more(self, batch: TrainBatch | None) -> None:
         if self._images and batch is not None:
             self._file.add_image("input", _as_picture(batch.image[:1]))
-        self._file.write(state.iteration)
-
-    def on_epoch_end(self, state: RunState) -> None:
-        """Add the results of the epoch's evaluation."""
-        for prefix, result in (("", state.result), ("ema_", state.ema_result)):
-            if result is not None:
-                self._file.add_scalar(f"{prefix}top1", result.top1)
-                self._file.add_scalar(f"{prefix}top5", result.top5)
-                self._file.add_scalar(f"{prefix}validation_loss", result.loss)
-        self._file.write(state.iteration)
-
-    def on_train_end(self, state: RunState) -> None:
-        """Finish the file."""
-        self._file.close()
 
 
 def _as_picture(image: np.ndarray) -> np.ndarray:

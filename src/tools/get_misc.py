@@ -22,9 +22,10 @@ from src.distributed import Ranks, join, launched_ranks
 from src.errors import UserError
 from src.model_info import ModelInfo
 from src.rebuild import rebuild_network
-from src.tools.callback import EvaluationLines, MetricsCsv, ProgressBar, ProgressLines, Summaries
+from src.tools.callback import EvaluationLines, MetricsCsv, ProgressBar, ProgressLines, Scalars, Summaries
 from src.tools.cell import set_amp_level
 from src.tools.criterion import SoftTargetCrossEntropy
+from src.tools.curves import CurvesPicture
 from src.tools.logs import start_logging
 from src.tools.optimizer import create_optimizer, parameter_groups
 from src.tools.resume import (
@@ -46,6 +47,7 @@ from src.tools.run_folder import (
 from src.tools.saving import BestCheckpoints, CurrentCheckpoints
 from src.tools.schedulers import learning_rates
 from src.tools.starting_point import check_place, continue_run, load_weights, restore, start_at_epoch
+from src.tools.tensorboard_file import TensorBoardFile
 from src.trainer.evaluate import EvalResult, RankSum, evaluate
 from src.trainer.feed import host_steps, sink_steps
 from src.trainer.loop import Callback, RunState, StepOutput
@@ -341,6 +343,10 @@ def build_callbacks(
                 ema=True,
             )
         )
+    tensorboard: list[Callback] = []
+    if config.tensorboard:
+        file = TensorBoardFile(folders.summaries / "tensorboard")
+        tensorboard.append(Scalars(file, config.summary_loss_collect_freq))
     return [
         *lines,
         ProgressBar(),
@@ -355,6 +361,7 @@ def build_callbacks(
         ),
         *best,
         MetricsCsv(folders.logs / "metrics.csv"),
+        CurvesPicture(folders.logs / "curves.png"),
         Summaries(
             folders.summaries,
             config.summary_loss_collect_freq,
@@ -362,6 +369,7 @@ def build_callbacks(
             images=config.collect_input_data,
             graph=config.dump_graph,
         ),
+        *tensorboard,
     ]
 
 

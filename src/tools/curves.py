@@ -1,0 +1,53 @@
+"""A run's curves as a picture beside metrics.csv, drawn anew after every epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from src.pictures.line_charts import Chart, Line, line_charts
+from src.trainer.loop import Callback, RunState
+from src.weights.atomic_file import write_atomically
+
+# title: the columns of metrics.csv in it, by the names that the lines have in the picture
+CHARTS = {
+    "loss": {"training": "train_loss", "validation": "loss", "validation, EMA": "ema_loss"},
+    "top-1 accuracy, %": {"validation": "top1", "validation, EMA": "ema_top1"},
+    "learning rate": {"learning rate": "learning_rate"},
+}
+NAMES = ("training", "validation", "validation, EMA", "learning rate")  # a colour for each, the same in all charts
+
+
+class CurvesPicture(Callback):
+    """Loss, top-1 and learning rate over all epochs of the run, in the PNG file `path`."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def on_train_begin(self, state: RunState) -> None:
+        """Draw the epochs of a run that is taken up, which a kill may have kept from it."""
+        self._draw(state.history, state.epochs)
+
+    def on_epoch_end(self, state: RunState) -> None:
+        """Draw all epochs so far."""
+        self._draw(state.history, state.epochs)
+
+    def _draw(self, history: Sequence[Mapping[str, float]], epochs: int) -> None:
+        if not history:
+            return
+        charts = charts_of(history)
+        picture = line_charts(charts, "epoch", first=1, last=epochs)
+        write_atomically(self._path, lambda file: picture.save(file, "PNG"))
+
+
+def charts_of(history: Sequence[Mapping[str, float]]) -> list[Chart]:
+    """The three charts of a run's records; a line for what at least one of them has."""
+    charts = []
+    for title, columns in CHARTS.items():
+        lines = []
+        for name, column in columns.items():
+            points = [(record["epoch"], record[column]) for record in history if column in record]
+            if points:
+                lines.append(Line(name, points, NAMES.index(name)))
+        charts.append(Chart(title, lines))
+    return charts
