@@ -17,6 +17,7 @@ def main() -> int:
 
     # MindSpore takes seconds to import: --help, a wrong flag and a wrong folder do not wait
     from src.tools import get_misc as build
+    from src.tools.dry_run import dry_run
     from src.trainer.interrupt import stop_on_signal
     from src.trainer.loop import train
 
@@ -38,10 +39,14 @@ def main() -> int:
     build.set_starting_point(config, step, state, loaded, resumed)
     validate = build.build_validation(step, build.build_evaluation(network, val_loader, ranks))
     options = build.run_options(config, len(train_images), len(val_images), ranks.size)
+    feed = build.build_feed(config, step, train_loader)
+    if config.dry_run:
+        dry_run(feed, train_loader, network, val_loader, state, config.device_target)
+        return 0
     callbacks = build.build_callbacks(config, folders, network, step, info, state, options)
 
     with stop_on_signal(state):
-        train(build.build_feed(config, step, train_loader), validate, callbacks, state)
+        train(feed, validate, callbacks, state)
     return 128 + state.stop_signal if state.stopping else 0
 
 

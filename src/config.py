@@ -325,6 +325,17 @@ class InferConfig:
 
 
 @dataclass(frozen=True)
+class TrainConfig(Config):
+    """The options of train.py: those of the run, which a YAML file holds, and one of the call."""
+
+    dry_run: bool = option(
+        TRAINING,
+        False,
+        "only build everything, take two steps, and tell how long the run would take and in what memory",
+    )
+
+
+@dataclass(frozen=True)
 class PreviewConfig(Config):
     """The options of src/data/preview.py: those of the run to look at, which a YAML file holds, and its own."""
 
@@ -347,7 +358,7 @@ class Script:
 SHIPPED_CONFIGS = Path(__file__).parent / "configs"
 CONFIG_PATH = {"config_path": "give a YAML file or the name of one of those in src/configs"}
 SCRIPTS: dict[str, Script] = {
-    "train": Script("Fine-tune BEiT on folders of images.", Config, CONFIG_PATH),
+    "train": Script("Fine-tune BEiT on folders of images.", TrainConfig, CONFIG_PATH),
     "eval": Script(
         "Evaluate a checkpoint on the validation images.",
         Config,
@@ -371,7 +382,9 @@ SCRIPTS: dict[str, Script] = {
 
 
 @typing.overload
-def parse_args(argv: Sequence[str], script: typing.Literal["train", "eval", "export"]) -> Config: ...
+def parse_args(argv: Sequence[str], script: typing.Literal["train"]) -> TrainConfig: ...
+@typing.overload
+def parse_args(argv: Sequence[str], script: typing.Literal["eval", "export"]) -> Config: ...
 @typing.overload
 def parse_args(argv: Sequence[str], script: typing.Literal["infer"]) -> InferConfig: ...
 @typing.overload

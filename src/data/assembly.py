@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import TypeVar
 
 from src.config import Config
 from src.data.augment.mixup import Mixup
@@ -11,6 +12,8 @@ from src.data.imagenet import EvalLoader, ImageFolder, TrainLoader, check_same_c
 from src.data.transforms import eval_transform, train_transform
 from src.errors import UserError
 from src.model_info import IMAGENET_DEFAULT_MEAN_STD, IMAGENET_INCEPTION_MEAN_STD, ModelInfo
+
+AnyConfig = TypeVar("AnyConfig", bound=Config)
 
 
 def read_data(config: Config) -> tuple[ImageFolder, ImageFolder]:
@@ -26,7 +29,7 @@ def read_data(config: Config) -> tuple[ImageFolder, ImageFolder]:
     return train, validation
 
 
-def with_class_count(config: Config, images: ImageFolder) -> Config:
+def with_class_count(config: AnyConfig, images: ImageFolder) -> AnyConfig:
     """`config` with the number of classes of `images` where its `num_classes` is 0."""
     return config if config.num_classes else dataclasses.replace(config, num_classes=len(images.classes))
 

@@ -56,7 +56,7 @@ def run_options(config: Config, images: int, validation_images: int, ranks: int)
     """What makes a run this run and no other, as JSON has it: the options that training depends on, and its images."""
     options = {
         option.name: getattr(config, option.name)
-        for option in dataclasses.fields(config)
+        for option in dataclasses.fields(Config)
         if option.metadata["group"] not in (HARDWARE, CALLBACKS, EXPORT) and option.name not in MAY_DIFFER
     }
     options |= {name: list(value) for name, value in options.items() if isinstance(value, tuple)}
