@@ -31,7 +31,7 @@ def main() -> None:
 
     checkpoint, info = read_checkpoint(config)
     start_device(config.device_target, config.device_id, pynative=False)
-    network = rebuild_network(info, checkpoint.weights, Path(config.pretrained))
+    network = rebuild_network(info, checkpoint.weights, Path(str(config.pretrained)))
 
     def run(images: np.ndarray) -> np.ndarray:
         return network(Tensor(images)).asnumpy()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from pathlib import Path
 
@@ -22,14 +23,19 @@ def main() -> None:
         if getattr(config, option) is not None:
             prepare_output(option, Path(getattr(config, option)), [".png"])
     # file names are bytes: one in no valid encoding is printed as it is
-    sys.stdout.reconfigure(errors="surrogateescape")
-    sys.stderr.reconfigure(errors="surrogateescape")
-    images = find_images(Path(config.data_path), config.recursive)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="surrogateescape")
+    images = find_images(Path(str(config.data_path)), config.recursive)
     if config.attention is not None and len(images) != 1:
         raise UserError(f"attention is drawn for one image, and data_path {config.data_path} has {len(images)}")
-    run = {"data_path": config.data_path, "recursive": config.recursive, "topk": config.topk}
-    run["checkpoint"] = file_identity(Path(config.checkpoint))
-    with Journal(Path(config.output), run, resume=config.resume) as journal:
+    what_decides = {
+        "checkpoint": file_identity(Path(str(config.checkpoint))),
+        "data_path": config.data_path,
+        "recursive": config.recursive,
+        "topk": config.topk,
+    }
+    with Journal(Path(config.output), what_decides, resume=config.resume) as journal:
         try:
             predict(config, images, journal)
         except KeyboardInterrupt:
@@ -46,7 +52,7 @@ def predict(config: InferConfig, images: StoredPaths, journal: Journal) -> None:
     from src.predictor import Predictor
 
     predictor = Predictor.from_file(
-        config.checkpoint,
+        str(config.checkpoint),
         arch=config.arch,
         batch_size=min(config.batch_size, len(images)),
         num_workers=config.num_parallel_workers,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -115,15 +115,16 @@ class Predictor:
         the class token otherwise. Raises `UserError` for an exported file, whose inside cannot be reached, and for an
         image that cannot be read.
         """
-        self.require_attention()
+        attention = self.require_attention()
         row = np.zeros(self._preparation.shape, self._preparation.dtype)
         self._preparation.fill(as_image(image), row)
-        return self._network.attention(row)
+        return attention(row)
 
-    def require_attention(self) -> None:
-        """Raise `UserError` where `attention` cannot be had."""
+    def require_attention(self) -> Callable[[np.ndarray], np.ndarray]:
+        """What `attention` calls on a prepared image. Raises `UserError` where there is nothing to call."""
         if self._network.attention is None:
             raise UserError("attention is drawn from a checkpoint only: an exported file gives nothing but logits")
+        return self._network.attention
 
 
 def _load(path: Path, arch: str | None, device_target: str, device_id: int) -> Network:

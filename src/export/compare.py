@@ -82,5 +82,6 @@ def _taking_the_same(network: Run, exported: Network) -> Run:
 
 def _normalised(pixels: np.ndarray, info: ModelInfo) -> np.ndarray:
     """Pixels uint8 [B, S, S, 3] as a network without preprocessing takes them, float32 [B, 3, S, S]."""
-    images = (pixels.astype(np.float32) / np.float32(255) - np.float32(info.mean)) / np.float32(info.std)
+    images = pixels.astype(np.float32) / np.float32(255)
+    images = (images - np.array(info.mean, np.float32)) / np.array(info.std, np.float32)
     return np.ascontiguousarray(images.transpose(0, 3, 1, 2))

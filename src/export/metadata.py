@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, fields
+from typing import Any
 
 from src.errors import UserError
 from src.model_info import ModelInfo
@@ -42,7 +43,9 @@ def from_metadata(pairs: Mapping[str, str], source: str) -> ModelInfo:
             f"{source} has metadata of version {pairs['version']}, this project reads version {VERSION}: export the "
             f"checkpoint again"
         )
-    values = {name: pairs[name] if name in TEXT_FIELDS else _value(pairs[name], name, source) for name in names}
+    values: dict[str, Any] = {
+        name: pairs[name] if name in TEXT_FIELDS else _value(pairs[name], name, source) for name in names
+    }
     return ModelInfo(**values)
 
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx
@@ -57,7 +58,7 @@ class GraphWriter:
         self._stored: set[str] = set()
 
     def constant(
-        self, name: str, values: np.ndarray | np.int64 | Sequence[int], kind: type[np.floating] = np.float32
+        self, name: str, values: np.ndarray | np.int64 | Sequence[int], kind: type[np.generic] = np.float32
     ) -> str:
         """Store an array (as `kind`) or integers (int64, as shapes and axes are); returns its name."""
         if name in self._stored:
@@ -79,7 +80,7 @@ class GraphWriter:
         name = "integers_" + "_".join(str(value) for value in values).replace("-", "minus")
         return name if name in self._stored else self.constant(name, values)
 
-    def node(self, operator: str, name: str, inputs: Sequence[str], **attributes: object) -> str:
+    def node(self, operator: str, name: str, inputs: Sequence[str], **attributes: Any) -> str:
         """Add a node with one output, which gets the node's name; returns it."""
         self.graph.node.append(helper.make_node(operator, inputs, [name], name=name, **attributes))
         return name
@@ -180,9 +181,9 @@ def _cut_pixels(graph: GraphWriter, weights: Mapping[str, np.ndarray], image_siz
     _, channels, patch, _ = weights["patch_embed.proj.weight"].shape
     grid = _grid(weights, image_size)
     x = graph.node("Cast", "pixels", [INPUT], to=TensorProto.FLOAT)
-    x = graph.node("Div", "pixels/of_one", [x, graph.constant("largest_pixel", np.float32([255]))])
-    x = graph.node("Sub", "pixels/centred", [x, graph.constant("mean", np.float32(given.mean))])
-    x = graph.node("Div", "pixels/normalised", [x, graph.constant("std", np.float32(given.std))])
+    x = graph.node("Div", "pixels/of_one", [x, graph.constant("largest_pixel", np.array([255], np.float32))])
+    x = graph.node("Sub", "pixels/centred", [x, graph.constant("mean", np.array(given.mean, np.float32))])
+    x = graph.node("Div", "pixels/normalised", [x, graph.constant("std", np.array(given.std, np.float32))])
     x = graph.node("Reshape", "patches/cut", [x, graph.integers([0, grid, patch, grid, patch, channels])])
     x = graph.node("Transpose", "patches/by_patch", [x], perm=[0, 1, 3, 5, 2, 4])
     return graph.node("Reshape", "patches", [x, graph.integers([0, grid * grid, channels * patch * patch])])

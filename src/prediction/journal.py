@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from src.errors import RunError, UserError
 
@@ -126,7 +127,7 @@ class Journal:
         end = 0
         for number, line in enumerate(self._file):
             try:
-                values = json.loads(line) if line.endswith(b"\n") else None
+                values = json.loads(line) if line.endswith(b"\n") else {}
                 if number == 0:
                     self._require_same(values["run"], run)
                 else:
@@ -161,7 +162,7 @@ def file_identity(path: Path) -> list[object]:
     return [str(path.resolve()), status.st_size, status.st_mtime_ns]
 
 
-def _as_record(line: Mapping[str, object]) -> Record:
+def _as_record(line: dict[str, Any]) -> Record:
     """Raises `KeyError`, `TypeError` or `ValueError` for what is none."""
     if "unreadable" in line:
         return Record(str(line["image"]), reason=str(line["unreadable"]))

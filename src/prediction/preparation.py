@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -18,7 +19,7 @@ class Preparation:
 
     fill: Callable[[Image.Image, np.ndarray], object]
     shape: tuple[int, ...]
-    dtype: type
+    dtype: np.dtype[Any]
 
 
 def preparation_of(info: ModelInfo, takes_pixels: bool) -> Preparation:
@@ -32,12 +33,12 @@ def preparation_of(info: ModelInfo, takes_pixels: bool) -> Preparation:
     )
     size = info.image_size
     if not takes_pixels:
-        return Preparation(transform, (3, size, size), np.float32)
+        return Preparation(transform, (3, size, size), np.dtype(np.float32))
 
     def fill(image: Image.Image, row: np.ndarray) -> None:
         row[:] = np.asarray(seen_part(image, transform))
 
-    return Preparation(fill, (size, size, 3), np.uint8)
+    return Preparation(fill, (size, size, 3), np.dtype(np.uint8))
 
 
 def seen_part(image: Image.Image, transform: EvalTransform, enlarged: int = 1) -> Image.Image:
