@@ -1,0 +1,83 @@
+"""Timing ONNX files against each other: alternating in one run, and operator by operator."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+
+WARM_UP = 2  # runs before the clock starts
+PROFILED = 7  # runs of each file with the profiler on
+
+
+def session_of(path: Path, profile: Path | None = None) -> onnxruntime.InferenceSession:
+    """A session as any program gets it: ONNX Runtime's defaults, all cores."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    if profile is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(profile)
+    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
+def run_once(session: onnxruntime.InferenceSession, images: np.ndarray) -> np.ndarray:
+    """The logits of `images`."""
+    return session.run(None, {session.get_inputs()[0].name: images})[0]
+
+
+def alternate(sessions: Mapping[str, onnxruntime.InferenceSession], images: np.ndarray, rounds: int) -> dict[str, list]:
+    """Seconds of each run: one of every session in turn, so that what else the machine does meets all alike."""
+    seconds: dict[str, list[float]] = {name: [] for name in sessions}
+    for round_number in range(-WARM_UP, rounds):
+        for name, session in sessions.items():
+            begin = time.perf_counter()
+            run_once(session, images)
+            if round_number >= 0:
+                seconds[name].append(time.perf_counter() - begin)
+    return seconds
+
+
+def ratios(seconds: list[float], reference: list[float]) -> tuple[float, float, float]:
+    """How many times as fast as the reference, round by round: median, lower and upper quartile."""
+    quotients = np.array(reference) / np.array(seconds)
+    return tuple(float(np.quantile(quotients, share)) for share in (0.5, 0.25, 0.75))
+
+
+def by_operator(paths: Mapping[str, Path], images: np.ndarray) -> dict[str, dict[str, tuple[int, float]]]:
+    """For each file and kind of node: how many nodes, and their milliseconds, of each node its least over the runs.
+
+    The least and not the mean, since whatever else runs on the machine only ever adds. The files run in turn.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        sessions = {name: session_of(path, Path(folder) / name) for name, path in paths.items()}
+        for _ in range(PROFILED):
+            for session in sessions.values():
+                run_once(session, images)
+        return {name: _summed(Path(session.end_profiling())) for name, session in sessions.items()}
+
+
+def _summed(profile: Path) -> dict[str, tuple[int, float]]:
+    least: dict[str, dict[str, int]] = defaultdict(dict)
+    for event in json.loads(profile.read_text()):
+        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
+            nodes = least[event["args"]["op_name"]]
+            nodes[event["name"]] = min(event["dur"], nodes.get(event["name"], event["dur"]))
+    kinds = {kind: (len(nodes), sum(nodes.values()) / 1000) for kind, nodes in least.items()}
+    return dict(sorted(kinds.items(), key=lambda item: -item[1][1]))
+
+
+def machine() -> str:
+    """What the figures were measured on, in one line."""
+    names = [
+        line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
+    ]
+    load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
+    processor = names[0] if names else "unknown processor"
+    return f"{os.cpu_count()} cores ({processor}), ONNX Runtime {onnxruntime.__version__}, load {load}"
