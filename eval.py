@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 from src.config import parse_args
 from src.data import assembly as data
@@ -14,16 +15,23 @@ def main() -> None:
     config = parse_args(sys.argv[1:], "eval")
     images = data.read_validation_images(config)
 
-    from src.tools import get_misc as build  # MindSpore takes seconds to import: --help and a wrong flag do not wait
+    # MindSpore takes seconds to import: --help, a wrong flag and a wrong folder do not wait
+    from src.distributed import wait_for_all
+    from src.report.of_run import report_on
+    from src.tools import get_misc as build
 
     checkpoint, info = build.read_checkpoint(config)
     build.check_labels(config, info, images)
     ranks = build.start(config)
     network = build.rebuild(config, checkpoint, info)
     loader = data.build_eval_loader(config, info, images, ranks.rank, ranks.size)
-    result = build.build_evaluation(network, loader, ranks)()
+    if config.report is None:
+        result = build.build_evaluation(network, loader, ranks)()
+    else:
+        result = report_on(network, loader, Path(str(config.pretrained)), config, Path(config.report))
     if ranks.is_first:
         print(f"eval results: {result.as_printed()}")
+    wait_for_all(ranks)
 
 
 if __name__ == "__main__":

@@ -16,9 +16,10 @@ def main() -> int:
     config = data.with_class_count(config, train_images)
 
     # MindSpore takes seconds to import: --help, a wrong flag and a wrong folder do not wait
+    from src.distributed import wait_for_all
     from src.tools import get_misc as build
     from src.tools.dry_run import dry_run
-    from src.trainer.interrupt import stop_on_signal
+    from src.trainer.interrupt import stop_on_signal, stopped_exit_code
     from src.trainer.loop import train
 
     ranks = build.start(config)
@@ -37,17 +38,23 @@ def main() -> int:
     step = build.build_train_step(config, network, rates, ranks)
     build.check_space(config, folders, network, step)
     build.set_starting_point(config, step, state, loaded, resumed)
-    validate = build.build_validation(step, build.build_evaluation(network, val_loader, ranks))
     options = build.run_options(config, len(train_images), len(val_images), ranks.size)
+    build.check_ranks_agree(ranks, network, options, train_images)
+    validate = build.build_validation(step, build.build_evaluation(network, val_loader, ranks))
     feed = build.build_feed(config, step, train_loader)
     if config.dry_run:
         dry_run(feed, train_loader, network, val_loader, state, config.device_target)
+        wait_for_all(ranks)
         return 0
     callbacks = build.build_callbacks(config, folders, network, step, info, state, options)
 
-    with stop_on_signal(state):
-        train(feed, validate, callbacks, state)
-    return 128 + state.stop_signal if state.stopping else 0
+    signals, stop_vote = build.stop_signals(ranks), build.build_stop_vote(ranks)
+    with stop_on_signal(state, signals):
+        train(feed, validate, callbacks, state, stop_vote)
+        if not state.stopping:
+            build.report_best(config, folders, network, info, val_images)
+        wait_for_all(ranks)
+    return stopped_exit_code(state, signals)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import difflib
+import math
 import re
 import typing
 from collections.abc import Iterable, Mapping, Sequence
@@ -336,6 +337,15 @@ class TrainConfig(Config):
 
 
 @dataclass(frozen=True)
+class EvalConfig(Config):
+    """The options of eval.py: those of the run, which a YAML file holds, and one of the call."""
+
+    report: str | None = option(
+        TRAINING, None, "folder to write a report into: accuracy by class, confusion matrix, the surest mistakes"
+    )
+
+
+@dataclass(frozen=True)
 class PreviewConfig(Config):
     """The options of src/data/preview.py: those of the run to look at, which a YAML file holds, and its own."""
 
@@ -361,7 +371,7 @@ SCRIPTS: dict[str, Script] = {
     "train": Script("Fine-tune BEiT on folders of images.", TrainConfig, CONFIG_PATH),
     "eval": Script(
         "Evaluate a checkpoint on the validation images.",
-        Config,
+        EvalConfig,
         CONFIG_PATH | {"pretrained": "the checkpoint to evaluate"},
     ),
     "export": Script(
@@ -384,7 +394,9 @@ SCRIPTS: dict[str, Script] = {
 @typing.overload
 def parse_args(argv: Sequence[str], script: typing.Literal["train"]) -> TrainConfig: ...
 @typing.overload
-def parse_args(argv: Sequence[str], script: typing.Literal["eval", "export"]) -> Config: ...
+def parse_args(argv: Sequence[str], script: typing.Literal["eval"]) -> EvalConfig: ...
+@typing.overload
+def parse_args(argv: Sequence[str], script: typing.Literal["export"]) -> Config: ...
 @typing.overload
 def parse_args(argv: Sequence[str], script: typing.Literal["infer"]) -> InferConfig: ...
 @typing.overload
@@ -408,6 +420,8 @@ def parse_args(argv: Sequence[str], script: str) -> Config | InferConfig:
             raise UserError(f"--{name} is required: {why}")
     if isinstance(config, Config):
         _check_together(config)
+    if isinstance(config, EvalConfig) and config.report is not None and config.device_num > 1:
+        raise UserError(f"report is written by one device and device_num is {config.device_num}: evaluate on one")
     return config
 
 
@@ -435,6 +449,21 @@ def read_config(path: Path) -> Config:
     config = Config(**_from_file(path, Config))
     _check_together(config)
     return config
+
+
+def as_yaml(config: Config) -> str:
+    """The options of a run as a config file, which `read_config` reads back to the same; without those of a call."""
+    lines: list[str] = []
+    group = None
+    for entry in dataclasses.fields(Config):
+        if entry.metadata["group"] != group:
+            group = entry.metadata["group"]
+            lines += ["", f"# ===== {group} ===== #"]
+        value = getattr(config, entry.name)
+        plain = list(value) if isinstance(value, tuple) else "" if value is None else value
+        text = yaml.safe_dump(plain, default_flow_style=True, width=math.inf, allow_unicode=True)
+        lines.append(f"{entry.name}: {text.splitlines()[0]}")  # a scalar is followed by a line of dots
+    return "\n".join(lines[1:]) + "\n"
 
 
 class _Parser(argparse.ArgumentParser):

@@ -1,21 +1,23 @@
-"""Meeting of the ranks that mpirun has started.
+"""Meeting of the ranks that mpirun has started, and what they agree on.
 
 MindSpore's CPU back end cannot meet through MPI itself; its own dynamic cluster serves CPU, GPU and Ascend alike. It
-wants one more process, a scheduler, whose address every rank knows: scripts/run_distribute_train_gpu.sh runs this file
-as that process, on a free port, for as long as mpirun runs, and hands its address to all ranks in `MS_SCHED_HOST` and
-`MS_SCHED_PORT`.
+wants one more process, a scheduler, whose address every rank knows: src/launcher.py runs this file as that process, on
+a free port, for as long as mpirun runs, and hands its address to all ranks in `MS_SCHED_HOST` and `MS_SCHED_PORT`.
 """
 
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import mindspore
-from mindspore import communication
+import numpy as np
+from mindspore import Tensor, communication, nn, ops
 
 from src.errors import UserError
+from src.launcher import end_with_parent
 
 
 @dataclass(frozen=True)
@@ -62,8 +64,61 @@ def join(ranks: Ranks) -> None:
             "mpirun started several ranks without MS_SCHED_HOST and MS_SCHED_PORT: "
             "use scripts/run_distribute_train_gpu.sh, which sets them"
         )
+    end_with_parent()
     os.environ.update(MS_ROLE="MS_WORKER", MS_WORKER_NUM=str(ranks.size), MS_NODE_ID=str(ranks.rank))
     communication.init()
+
+
+class SumOverRanks(nn.Cell):
+    """The sum of a float32 tensor over all ranks, after `join`; on the CPU, AllReduce takes no whole numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.all_reduce = ops.AllReduce()
+
+    def construct(self, values: Tensor) -> Tensor:
+        """Any shape, the same on all ranks."""
+        return self.all_reduce(values)
+
+
+class StopVote:
+    """Has all ranks stop after the same step, whichever of them was asked to and when the signal reached it.
+
+    Every rank calls it at the same places. The answer is that to the call `VOTES_AHEAD` calls before, which is there by
+    now: so no step waits for it.
+    """
+
+    VOTES_AHEAD = 2
+
+    def __init__(self) -> None:
+        self._sum = SumOverRanks()
+        self._pending: deque[Tensor] = deque()
+
+    def __call__(self, asked: bool) -> bool:
+        """Whether any rank was `asked` by the time of that earlier call."""
+        self._pending.append(self._sum(Tensor([float(asked)], mindspore.float32)))
+        if len(self._pending) <= self.VOTES_AHEAD:
+            return False
+        return bool(self._pending.popleft().asnumpy()[0] > 0)
+
+
+def wait_for_all(ranks: Ranks) -> None:
+    """Return when every rank has come here: a rank that ended before would take those that still write with it."""
+    if ranks.size > 1:
+        SumOverRanks()(Tensor([0.0], mindspore.float32)).asnumpy()
+
+
+def require_agreement(ranks: Ranks, things: Mapping[str, int]) -> None:
+    """Raise `UserError`, on all ranks, unless all have the same `things`: a checksum of 32 bits for each name."""
+    if ranks.size == 1:
+        return
+    halves = np.zeros((ranks.size, len(things), 2), np.float32)  # 16 bits each, which float32 holds exactly
+    halves[ranks.rank] = [(value >> 16, value & 0xFFFF) for value in things.values()]
+    total = SumOverRanks()(Tensor(halves)).asnumpy()
+    for index, name in enumerate(things):
+        for rank in range(1, ranks.size):
+            if not np.array_equal(total[rank, index], total[0, index]):
+                raise UserError(f"rank {rank} has other {name} than rank 0: give all hosts the same files and options")
 
 
 if __name__ == "__main__":

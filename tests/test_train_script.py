@@ -32,13 +32,14 @@ def trained(tmp_path_factory):
     return folder, config, script("train.py", "--config_path", config).stdout
 
 
-def best(folder: Path, pattern: str = "*[0-9]-best-*") -> Path:
+def best(folder: Path) -> Path:
     (path,) = (folder / "best" / RUN).glob(f"{ARCH}-best-*.ckpt")
     return path
 
 
 def test_training_prints_progress_and_evaluation(trained):
-    lines = trained[2].splitlines()
+    *lines, last = trained[2].splitlines()
+    assert re.fullmatch(rf"report on \S+best-\d_top1_\S+: {trained[0]}/logs/{RUN}/report/report.md", last)
     progress = re.compile(
         r"epoch [12]/2 step [23]/3 loss \d+\.\d{4} lr \d\.\d{3}e-\d\d \d+\.\d images/s left \d:\d\d:\d\d"
     )

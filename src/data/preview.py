@@ -18,8 +18,8 @@ from src.data.assembly import build_eval_loader, build_train_loader, describe_mo
 from src.data.decode import read_rgb
 from src.data.imagenet import ImageFolder
 from src.errors import UserError, exit_code
+from src.pictures.png_file import save_png
 from src.pictures.tiles import SIDE, Tile, tile_sheet
-from src.weights.atomic_file import write_atomically
 
 IMAGES = 16
 COLUMNS = 8  # four images in a row, each in both views
@@ -71,7 +71,7 @@ def draw_preview(config: PreviewConfig, train: ImageFolder, output: Path) -> int
         tiles.append(Tile(as_picture(view, info.mean, info.std), (train.classes[train.labels[index]], path.name)))
     side = tiles[0].picture.width
     sheet = tile_sheet(tiles, COLUMNS, lines=2, side=side, headings=("training", "evaluation") * (COLUMNS // 2))
-    write_atomically(output, lambda file: sheet.save(file, "PNG"))
+    save_png(sheet, output)
     return len(indices)
 
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from src.pictures.line_charts import Chart, Line, line_charts
+from src.pictures.png_file import save_png
 from src.trainer.loop import Callback, RunState
-from src.weights.atomic_file import write_atomically
 
 # title: the columns of metrics.csv in it, by the names that the lines have in the picture
 CHARTS = {
@@ -37,7 +37,7 @@ class CurvesPicture(Callback):
             return
         charts = charts_of(history)
         picture = line_charts(charts, "epoch", first=1, last=epochs)
-        write_atomically(self._path, lambda file: picture.save(file, "PNG"))
+        save_png(picture, self._path)
 
 
 def charts_of(history: Sequence[Mapping[str, float]]) -> list[Chart]:

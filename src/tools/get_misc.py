@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
 import os
-from collections.abc import Callable, Generator, Mapping
+import signal
+import zlib
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -13,15 +16,16 @@ from typing import IO, Any
 import numpy as np
 
 from src.agreement import agreed_info
-from src.checkpoint import Checkpoint
+from src.checkpoint import Checkpoint, load_checkpoint
 from src.config import Config
-from src.data.assembly import describe_model
+from src.data.assembly import build_eval_loader, describe_model
 from src.data.imagenet import EvalLoader, ImageFolder, TrainLoader, check_class_names
 from src.device import start_device
-from src.distributed import Ranks, join, launched_ranks
+from src.distributed import Ranks, StopVote, join, launched_ranks, require_agreement
 from src.errors import UserError
 from src.model_info import ModelInfo
 from src.rebuild import rebuild_network
+from src.report.of_run import report_on
 from src.tools.callback import EvaluationLines, MetricsCsv, ProgressBar, ProgressLines, Scalars, Summaries
 from src.tools.cell import set_amp_level
 from src.tools.criterion import SoftTargetCrossEntropy
@@ -44,16 +48,18 @@ from src.tools.run_folder import (
     take_folder,
     write_class_names,
 )
-from src.tools.saving import BestCheckpoints, CurrentCheckpoints
+from src.tools.saving import BestCheckpoints, CurrentCheckpoints, best_checkpoint
 from src.tools.schedulers import learning_rates
 from src.tools.starting_point import check_place, continue_run, load_weights, restore, start_at_epoch
 from src.tools.tensorboard_file import TensorBoardFile
 from src.trainer.evaluate import EvalResult, RankSum, evaluate
 from src.trainer.feed import host_steps, sink_steps
+from src.trainer.interrupt import SIGNALS, SIGNALS_OF_RANKS
 from src.trainer.loop import Callback, RunState, StepOutput
 from src.trainer.train_one_step_with_ema import TrainOneStepWithEMA
 from src.trainer.train_one_step_with_scale_and_clip_global_norm import TrainOneStepWithScaleAndClipGlobalNorm
 from src.vit import VisionTransformer, create_model
+from src.weights.network import set_weights
 from src.weights.pretrained import load_pretrained
 
 logger = logging.getLogger("beit")
@@ -290,6 +296,31 @@ def build_validation(step: TrainStep, evaluation: Callable[[], EvalResult]) -> C
     return validate
 
 
+def check_ranks_agree(
+    ranks: Ranks, network: VisionTransformer, options: Mapping[str, Any], images: ImageFolder
+) -> None:
+    """Refuse to train where the ranks, which may run on hosts with disks of their own, do not start from the same."""
+    weights = 0
+    for parameter in network.get_parameters():
+        weights = zlib.crc32(np.ascontiguousarray(parameter.asnumpy()).view(np.uint8), weights)
+    things = {
+        "options": zlib.crc32(json.dumps(options, sort_keys=True).encode()),
+        "training images": zlib.crc32(repr(images.classes).encode(), zlib.crc32(images.labels.tobytes())),
+        "weights": weights,
+    }
+    require_agreement(ranks, things)
+
+
+def stop_signals(ranks: Ranks) -> Sequence[signal.Signals]:
+    """What asks this process to stop."""
+    return SIGNALS_OF_RANKS if ranks.size > 1 else SIGNALS
+
+
+def build_stop_vote(ranks: Ranks) -> Callable[[bool], bool]:
+    """How the ranks agree on the step to stop after."""
+    return StopVote() if ranks.size > 1 else lambda asked: asked
+
+
 def check_space(config: Config, folders: Folders | None, network: VisionTransformer, step: TrainStep) -> None:
     """Refuse to train where the checkpoints would not fit onto the disk; one more than is kept exists for a moment."""
     if folders is None:
@@ -371,6 +402,22 @@ def build_callbacks(
         ),
         *tensorboard,
     ]
+
+
+def report_best(
+    config: Config, folders: Folders | None, network: VisionTransformer, info: ModelInfo, images: ImageFolder
+) -> None:
+    """Write the report on the best weights of a run that has ended, which the network then keeps; first rank only."""
+    if folders is None:
+        return
+    path = best_checkpoint(folders.best, config.arch)
+    if path is None:
+        logger.info("no report: %s holds no best checkpoint", folders.best)
+        return
+    set_weights(network, load_checkpoint(path).weights)
+    folder = folders.logs / "report"
+    report_on(network, build_eval_loader(config, info, images), path, config, folder)
+    logger.info("report on %s: %s", path, folder / "report.md")
 
 
 def weights_of(network: VisionTransformer) -> dict[str, np.ndarray]:

@@ -27,6 +27,16 @@ def current_checkpoints(folder: Path, arch: str) -> list[Path]:
     return sorted(filter(places.get, places), key=places.__getitem__)
 
 
+def best_checkpoint(folder: Path, arch: str) -> Path | None:
+    """The best of the best checkpoints in `folder`, the earliest of equal ones; None where there is none."""
+    best: list[tuple[float, int, str, Path]] = []
+    for path in folder.glob(f"{arch}-*_top1_*.ckpt"):
+        match = re.fullmatch(rf"{re.escape(arch)}-((?:ema-)?best)-(\d+)_top1_([\d.]+)", path.stem)
+        if match:
+            best.append((-float(match[3]), int(match[2]), match[1], path))
+    return min(best)[-1] if best else None
+
+
 class CurrentCheckpoints(Callback):
     """The run's whole state, written after each epoch and, if asked, every so many steps or seconds.
 

@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
-from mindspore import Tensor, nn, ops
+from mindspore import Tensor
 
 from src.data.imagenet import EvalBatch
+from src.distributed import SumOverRanks
 
 
 @dataclass(frozen=True)
@@ -75,26 +76,21 @@ def evaluate(
     return total(counts).result()
 
 
-class RankSum(nn.Cell):
-    """Adds `Counts` over all ranks; call `communication.init` before.
+class RankSum:
+    """Adds `Counts` over all ranks, which have joined.
 
-    The CPU's AllReduce takes floating point only, so whole numbers travel as float32 digits to the base of 4096: sums
-    of these are exact for up to 4096 ranks. The loss travels as a float32 and what that leaves of it.
+    Whole numbers travel as float32 digits to the base of 4096: sums of these are exact for up to 4096 ranks. The loss
+    travels as a float32 and what that leaves of it.
     """
 
     BASE = 4096
 
     def __init__(self) -> None:
-        super().__init__()
-        self.all_reduce = ops.AllReduce()
-
-    def construct(self, values: Tensor) -> Tensor:
-        """The sum over the ranks."""
-        return self.all_reduce(values)
+        self._sum = SumOverRanks()
 
     def total(self, counts: Counts) -> Counts:
         """The sum of every rank's `counts`."""
-        return self.unpack(self(Tensor(self.pack(counts))).asnumpy())
+        return self.unpack(self._sum(Tensor(self.pack(counts))).asnumpy())
 
     @classmethod
     def pack(cls, counts: Counts) -> np.ndarray:

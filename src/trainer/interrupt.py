@@ -14,7 +14,7 @@ logger = logging.getLogger("beit")
 
 # Ctrl-C and what a cluster's manager sends.
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-# What scripts/launch_ranks.py has mpirun pass on to every rank: SIGINT and SIGTERM mpirun answers by killing them all.
+# What src/launcher.py has mpirun pass on to every rank: SIGINT and SIGTERM mpirun answers by killing them all.
 SIGNALS_OF_RANKS = (signal.SIGUSR1,)
 
 
@@ -37,3 +37,8 @@ def stop_on_signal(state: RunState, signals: Sequence[signal.Signals] = SIGNALS)
     finally:
         for each in signals:
             signal.signal(each, before[each])
+
+
+def stopped_exit_code(state: RunState, signals: Sequence[signal.Signals]) -> int:
+    """128 and the signal's number where the run was stopped, or 0; another rank may have got it before this one."""
+    return 128 + (state.stop_signal or signals[0]) if state.stopping else 0

@@ -1,0 +1,14 @@
+"""PNG files that appear whole or not at all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from PIL import Image
+
+from src.weights.atomic_file import write_atomically
+
+
+def save_png(picture: Image.Image, path: Path) -> None:
+    """Write `picture` to `path`. Raises `UserError` where the system refuses to write."""
+    write_atomically(path, lambda file: picture.save(file, "PNG"))
