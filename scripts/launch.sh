@@ -58,3 +58,21 @@ read_arguments() {
 whole_number() {
   [[ ${FLAGS[$1]} =~ ^[0-9]+$ ]] || usage_error "$1 is '${FLAGS[$1]}', expected a whole number"
 }
+
+# run_alone SCRIPT: becomes the Python script, on one device, with the options of the flags and EXTRA.
+run_alone() {
+  : "${FLAGS[--device]:=0}"
+  whole_number --device
+  exec "$PYTHON" "$ROOT/$1" --config_path "$TARGET" --device_id "${FLAGS[--device]}" --device_num 1 \
+    ${FLAGS[--checkpoint]+--pretrained "${FLAGS[--checkpoint]}"} "${EXTRA[@]}"
+}
+
+# launch_ranks SCRIPT: becomes the launcher of the script's ranks.
+launch_ranks() {
+  exec "$PYTHON" "$ROOT/scripts/launch_ranks.py" --config "$TARGET" \
+    ${FLAGS[--num_devices]+--num_devices "${FLAGS[--num_devices]}"} \
+    ${FLAGS[--device_ids]+--device_ids "${FLAGS[--device_ids]}"} \
+    ${FLAGS[--hostfile]+--hostfile "${FLAGS[--hostfile]}"} \
+    -- "$PYTHON" "$ROOT/$1" --config_path "$TARGET" \
+    ${FLAGS[--checkpoint]+--pretrained "${FLAGS[--checkpoint]}"} "${EXTRA[@]}"
+}

@@ -1,12 +1,15 @@
 #!/usr/bin/env bash
-# Evaluates a checkpoint on the validation images.
+# Evaluates a checkpoint on the validation images, on one device or, with --num_devices, --device_ids or --hostfile, on
+# several that share the images.
 set -euo pipefail
-USAGE="$(basename "$0") CONFIG [--device DEVICE_ID (default: 0)] [--checkpoint CHECKPOINT] [--extra *EXTRA_ARGS]"
+USAGE="$(basename "$0") CONFIG [--device DEVICE_ID (default: 0)] [--num_devices NUM_DEVICES] [--device_ids DEVICE_IDS (e.g. '0,1,2,3')] [--hostfile HOSTFILE] [--checkpoint CHECKPOINT] [--extra *EXTRA_ARGS]"
 source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/launch.sh"
 
-read_arguments "--device --checkpoint" "$@"
-: "${FLAGS[--device]:=0}"
-whole_number --device
+read_arguments "--device --num_devices --device_ids --hostfile --checkpoint" "$@"
 find_interpreter
-exec "$PYTHON" "$ROOT/eval.py" --config_path "$TARGET" --device_id "${FLAGS[--device]}" \
-  ${FLAGS[--checkpoint]+--pretrained "${FLAGS[--checkpoint]}"} "${EXTRA[@]}"
+if [ -n "${FLAGS[--num_devices]+x}${FLAGS[--device_ids]+x}${FLAGS[--hostfile]+x}" ]; then
+  [ -z "${FLAGS[--device]+x}" ] || usage_error "--device is for one device, --device_ids for several: give one of them"
+  launch_ranks eval.py
+else
+  run_alone eval.py
+fi

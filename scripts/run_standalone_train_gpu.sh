@@ -5,8 +5,5 @@ USAGE="$(basename "$0") CONFIG [--device DEVICE_ID (default: 0)] [--checkpoint C
 source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/launch.sh"
 
 read_arguments "--device --checkpoint" "$@"
-: "${FLAGS[--device]:=0}"
-whole_number --device
 find_interpreter
-exec "$PYTHON" "$ROOT/train.py" --config_path "$TARGET" --device_id "${FLAGS[--device]}" \
-  ${FLAGS[--checkpoint]+--pretrained "${FLAGS[--checkpoint]}"} "${EXTRA[@]}"
+run_alone train.py

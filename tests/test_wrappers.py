@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from tests.tiny_project import ARCH, ROOT, run, wrapper, write_config, write_images
+from tests.tiny_project import ARCH, ROOT, error_line, run, wrapper, write_config, write_images
 
 RUN = f"{ARCH}_test"
 CPU = ("--extra", "--device_target", "CPU")
@@ -65,16 +65,11 @@ def test_the_links_of_the_users_examples_exist():
             ["d", "--epochs", "3"],
             "--epochs is not an argument of this script; options of the Python",
         ),
-        ("run_distribute_train_gpu.sh", ["a.yaml"], "--num_devices is missing, and a.yaml has no device_num"),
+        ("run_distribute_train_gpu.sh", ["a.yaml", "--device", "0"], "--device is not an argument of this script"),
         (
-            "run_distribute_train_gpu.sh",
-            ["a", "--device_ids", "0;1"],
-            "--device_ids is '0;1', expected ids such as 0,1,2,3",
-        ),
-        (
-            "run_distribute_train_gpu.sh",
-            ["a", "--num_devices", "3", "--device_ids", "0,1"],
-            "--num_devices is 3 and --device_ids names 2 different devices",
+            "run_eval_gpu.sh",
+            ["a.yaml", "--device", "0", "--num_devices", "2"],
+            "--device is for one device, --device_ids for several: give one of them",
         ),
     ],
 )
@@ -86,6 +81,19 @@ def test_wrong_arguments_are_told_with_the_usage(name, words, expected):
     assert usage.startswith(f"usage: {name} ")
 
 
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["missing.yaml"], "missing.yaml cannot be read as a config file: "),
+        (["config.yaml", "--device_ids", "0;1"], "--device_ids is '0;1', expected ids such as 0,1,2,3"),
+        (["config.yaml", "--hostfile", "hosts"], "hosts cannot be read as a hostfile ("),
+    ],
+)
+def test_devices_that_cannot_be_are_one_line(trained, words, expected):
+    done = wrapper("run_distribute_train_gpu.sh", *words, cwd=trained[0], check=False)
+    assert error_line(done).startswith(expected)
+
+
 def test_a_wrapper_passes_on_the_exit_code_of_its_script():
     assert wrapper("run_eval_gpu.sh", "missing.yaml", check=False).returncode == 2
 
@@ -94,7 +102,8 @@ def test_help_prints_the_usage_of_the_users_document():
     done = wrapper("run_distribute_train_gpu.sh", "--help")
     assert done.stdout == (
         "usage: run_distribute_train_gpu.sh CONFIG [--num_devices NUM_DEVICES] "
-        "[--device_ids DEVICE_IDS (e.g. '0,1,2,3')] [--checkpoint CHECKPOINT] [--extra *EXTRA_ARGS]\n"
+        "[--device_ids DEVICE_IDS (e.g. '0,1,2,3')] [--hostfile HOSTFILE] [--checkpoint CHECKPOINT] "
+        "[--extra *EXTRA_ARGS]\n"
     )
 
 

@@ -1,0 +1,42 @@
+"""Starts a script as several ranks: `launch_ranks.py --config FILE [--num_devices N] ... -- PYTHON SCRIPT ...`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import yaml
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from src.errors import UserError, exit_code
+from src.launcher import choose_devices, launch, read_hostfile
+
+
+def main() -> int:
+    """Launch COMMAND, with `--device_num` set to the number of ranks; its exit code."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--config", type=Path, required=True)
+    parser.add_argument("--num_devices")
+    parser.add_argument("--device_ids")
+    parser.add_argument("--hostfile", type=Path)
+    parser.add_argument("command", nargs="+")
+    words = parser.parse_args()
+    hosts = read_hostfile(words.hostfile) if words.hostfile is not None else ()
+    ranks, ids = choose_devices(words.num_devices, words.device_ids, hosts, configured_devices(words.config))
+    return launch([*words.command, "--device_num", str(ranks)], ranks, ids, hosts, words.hostfile)
+
+
+def configured_devices(path: Path) -> int | None:
+    """The device_num of a config file, None where it has none; the script itself will find what else is wrong."""
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{path} cannot be read as a config file: {str(error).splitlines()[0]}") from None
+    number = values.get("device_num") if isinstance(values, dict) else None
+    return number if isinstance(number, int) and number > 0 else None
+
+
+if __name__ == "__main__":
+    sys.exit(exit_code(main))
