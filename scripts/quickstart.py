@@ -115,7 +115,7 @@ def predict(images: Path, model: Path, output: Path) -> None:
 def print_table(
     stages: list[Stage], checkpoint: Path, evaluation: Path, from_checkpoint: Path, from_onnx: Path
 ) -> None:
-    """The closing table: accuracy, times, files and whether checkpoint and ONNX file agree."""
+    """The closing table: accuracy, times, files; `RunError` where checkpoint and ONNX file do not agree."""
     results = ast.literal_eval(evaluation.read_text().strip().splitlines()[-1].removeprefix("eval results: "))
     by_checkpoint, by_onnx = (json.loads(path.read_text()) for path in (from_checkpoint, from_onnx))
     equal = sum(by_checkpoint[path] == by_onnx.get(path) for path in by_checkpoint)
@@ -131,6 +131,8 @@ def print_table(
         duration = "reused" if row.seconds is None else f"{row.seconds:.1f} s"
         print(f"  {row.name:<22}{duration:>9}  {', '.join(str(f.relative_to(ROOT)) for f in files)}")
     print(f"  {'total':<22}{sum(row.seconds or 0 for row in stages):>7.1f} s")
+    if agree == "NO":
+        raise RunError(f"{from_checkpoint} and {from_onnx} differ: the exported network is not the trained one")
 
 
 if __name__ == "__main__":
