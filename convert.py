@@ -36,7 +36,8 @@ def main(argv: Sequence[str]) -> None:
     print(f"wrote    {options.output}")
 
 
-def parse_args(argv: Sequence[str]) -> argparse.Namespace:
+def build_parser() -> argparse.ArgumentParser:
+    """Every option of the command line."""
     parser = Parser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--input", type=Path, required=True, help="the file; its format is recognised by its content")
     parser.add_argument("--arch", choices=VARIANTS, required=True, help="the architecture that the file is of")
@@ -48,7 +49,12 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--imagenet_default_mean_and_std", choices=("True", "False"), help="images are normalised with ImageNet's"
     )
-    options = parser.parse_args(argv)
+    return parser
+
+
+def parse_args(argv: Sequence[str]) -> argparse.Namespace:
+    """The options; `UserError` for those that do not fit together."""
+    options = build_parser().parse_args(argv)
     for name in ("class_names", "crop_pct", "imagenet_default_mean_and_std"):
         if options.to is not None and getattr(options, name) is not None:
             raise UserError(f"--{name} has no place in a file for {options.to}: leave it out")

@@ -508,7 +508,7 @@ def _parser(script: str) -> _Parser:
         groups[title] = group
         kind = hints[entry.name]
         limits = entry.metadata["limits"].text()
-        default = _shown(entry.default)
+        default = shown(entry.default)
         notes = f"{limits}; default: {default}" if limits else f"default: {default}"
         arguments: dict[str, Any] = {"help": f"{entry.metadata['help']} ({notes})".replace("%", "%%")}
         if kind is bool:
@@ -516,7 +516,7 @@ def _parser(script: str) -> _Parser:
         elif kind == tuple[float, ...]:
             arguments.update(nargs="+", metavar="NUMBER")
         else:
-            arguments.update(metavar=_kind_name(kind).split()[-1].upper())
+            arguments.update(metavar=kind_name(kind).split()[-1].upper())
         group.add_argument(f"--{entry.name}", **arguments)
     return parser
 
@@ -575,14 +575,14 @@ def _typed(options: type, raw: Mapping[str, Any], source: str) -> dict[str, Any]
     typed = {}
     for name, value in raw.items():
         kind, limit = hints[name], limits[name]
-        expected = limit.text() if limit.choices else ", ".join(filter(None, (_kind_name(kind), limit.text())))
+        expected = limit.text() if limit.choices else ", ".join(filter(None, (kind_name(kind), limit.text())))
         try:
             typed[name] = _convert(value, kind)
         except (ValueError, OverflowError):
-            raise UserError(f"{source.format(name)} is {_shown(value)}, expected {expected}") from None
+            raise UserError(f"{source.format(name)} is {shown(value)}, expected {expected}") from None
         if not limit.admit(typed[name]):
             nearest = _nearest(str(value), limit.choices) if limit.choices else ""
-            raise UserError(f"{source.format(name)} is {_shown(value)}, expected {expected}{nearest}")
+            raise UserError(f"{source.format(name)} is {shown(value)}, expected {expected}{nearest}")
     return typed
 
 
@@ -684,14 +684,16 @@ def _check_export(config: Config) -> None:
         raise UserError("agreement_folder needs a file that can be run, and MindSpore cannot load AIR: leave it out")
 
 
-def _kind_name(kind: Any) -> str:
+def kind_name(kind: Any) -> str:
+    """An option's type in words."""
     if kind == tuple[float, ...]:
         return "numbers"
     kind = next((k for k in typing.get_args(kind) if k is not type(None)), kind)
     return {bool: "True or False", int: "a whole number", float: "a number", str: "text"}[kind]
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """An option's value as one types it."""
     if value is None:
         return "none"
     if isinstance(value, tuple):
