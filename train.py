@@ -46,7 +46,7 @@ def main() -> int:
         dry_run(feed, train_loader, network, val_loader, state, config.device_target)
         wait_for_all(ranks)
         return 0
-    callbacks = build.build_callbacks(config, folders, network, step, info, state, options)
+    callbacks = build.build_callbacks(config, folders, network, step, info, state, options, train_loader, ranks)
 
     signals, stop_vote = build.stop_signals(ranks), build.build_stop_vote(ranks)
     with stop_on_signal(state, signals):

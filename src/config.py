@@ -209,6 +209,14 @@ class Config:
     max_nonfinite_steps: int = option(
         TRAINING, 10, "steps in a row without a finite loss that end the run", added=True, at_least=1
     )
+    max_bad_images: float = option(
+        TRAINING,
+        0.01,
+        "share of the training images that may be unreadable, and are replaced by others; more end the run",
+        added=True,
+        at_least=0,
+        at_most=1,
+    )
 
     arch: str = option(MODEL, "beit_base_patch16_224", "architecture", choices=tuple(VARIANTS))
     amp_level: str = option(

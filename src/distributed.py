@@ -108,6 +108,13 @@ def wait_for_all(ranks: Ranks) -> None:
         SumOverRanks()(Tensor([0.0], mindspore.float32)).asnumpy()
 
 
+def total_over_ranks(ranks: Ranks, number: int) -> int:
+    """The sum of every rank's `number`; all ranks call it at the same place. Exact up to 2 ** 24."""
+    if ranks.size == 1:
+        return number
+    return int(SumOverRanks()(Tensor([float(number)], mindspore.float32)).asnumpy()[0])
+
+
 def require_agreement(ranks: Ranks, things: Mapping[str, int]) -> None:
     """Raise `UserError`, on all ranks, unless all have the same `things`: a checksum of 32 bits for each name."""
     if ranks.size == 1:

@@ -82,6 +82,7 @@ def build_train_loader(config: Config, folder: ImageFolder, rank: int = 0, ranks
         ranks=ranks,
         accumulation_steps=config.accumulation_steps,
         label_smoothing=config.label_smoothing,
+        max_bad_images=config.max_bad_images,
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterator
+from itertools import chain
 from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
@@ -25,6 +26,7 @@ from src.data.image_folder import (
 from src.data.prefetch import Job, Prefetcher
 from src.data.sampling import batch_generator, epoch_order, local_positions, sample_generator, sample_keys
 from src.data.transforms import LARGEST_ASPECT
+from src.data.unreadable import UnreadableImages, replacements
 from src.errors import UserError
 
 __all__ = [
@@ -84,7 +86,9 @@ class TrainLoader:
 
     A step of the optimizer takes a global batch of `batch_size * ranks * accumulation_steps` images; this loader
     gives its rank's `accumulation_steps` micro-batches of `batch_size` for each step. What is left over at the end of
-    an epoch's order is not seen in that epoch. Raises `UserError` where the folder does not fill one global batch, has
+    an epoch's order is not seen in that epoch. An image that cannot be read is replaced by another, label included,
+    which is treated as that one would have been; more than the share `max_bad_images` of them are a `UserError` from
+    the batch on that they were wanted for. Raises `UserError` where the folder does not fill one global batch, has
     more classes than `num_classes`, or mixup is on and `batch_size` odd.
     """
 
@@ -101,6 +105,7 @@ class TrainLoader:
         ranks: int = 1,
         accumulation_steps: int = 1,
         label_smoothing: float = 0.0,
+        max_bad_images: float = 0.0,
     ) -> None:
         _check_workers(num_workers)
         global_batch = batch_size * ranks * accumulation_steps
@@ -126,6 +131,7 @@ class TrainLoader:
         self.ranks = ranks
         self.accumulation_steps = accumulation_steps
         self.label_smoothing = label_smoothing
+        self.unreadable = UnreadableImages(len(folder), max_bad_images)
         self.global_batch = global_batch
         self.steps_per_epoch = len(folder) // global_batch
         self._runs: weakref.WeakSet[Prefetcher[TrainBatch]] = weakref.WeakSet()
@@ -217,20 +223,32 @@ class _TrainJob:
         self._loader = loader
         self._epoch = epoch
         self._indices = indices
+        self._sources = indices.copy()  # where an image is replaced, the other's number
         self._mixing = mixing
         self._images = np.empty((len(indices), 3, size, size), dtype=np.float32)
 
     def do(self, part: int) -> None:
         loader, index = self._loader, int(self._indices[part])
-        image = read_rgb(loader.folder.paths[index])
+        image, self._sources[part] = self._read(index)
         loader.transform(image, sample_generator(loader.seed, self._epoch, index), out=self._images[part])
+
+    def _read(self, index: int) -> tuple[Image.Image, int]:
+        """Image number `index`, or where it cannot be read another; and the number of what was read."""
+        loader = self._loader
+        for source in chain((index,), replacements(loader.seed, self._epoch, index, len(loader.folder))):
+            try:
+                return read_rgb(loader.folder.paths[source]), source
+            except UnreadableImage as error:
+                loader.unreadable.add(self._epoch, source, error)
+                last = error
+        raise last
 
     def finish(self) -> TrainBatch:
         loader, mixing = self._loader, self._mixing
         if mixing is not None:
             mix_images(self._images, mixing)
         lam = np.ones(self.parts) if mixing is None else mixing.lam
-        labels = loader.folder.labels[self._indices]
+        labels = loader.folder.labels[self._sources]
         target = mix_targets(labels, lam, loader.num_classes, loader.label_smoothing)
         return TrainBatch(self._images, target, sample_keys(loader.seed, self._epoch, self._indices))
 

@@ -12,7 +12,7 @@ import numpy as np
 _UINT64 = 2**64
 
 # One independent stream of numbers per purpose: the second word of the generator's key.
-_ORDER, _SAMPLE, _BATCH = 1, 2, 3
+_ORDER, _SAMPLE, _BATCH, _REPLACEMENT = 1, 2, 3, 4
 
 
 def _generator(seed: int, stream: int, epoch: int, item: int) -> np.random.Generator:
@@ -40,6 +40,11 @@ def sample_generator(seed: int, epoch: int, index: int) -> np.random.Generator:
 def batch_generator(seed: int, epoch: int, step: int) -> np.random.Generator:
     """The source of everything random that happens to the global batch of this step, such as mixup's lambda."""
     return _generator(seed, _BATCH, epoch, step)
+
+
+def replacement_generator(seed: int, epoch: int, index: int) -> np.random.Generator:
+    """The source of the images that stand in for image number `index` where it cannot be read in this epoch."""
+    return _generator(seed, _REPLACEMENT, epoch, index)
 
 
 def sample_keys(seed: int, epoch: int, indices: np.ndarray) -> np.ndarray:

@@ -8,6 +8,7 @@ import logging
 import math
 import sys
 import time
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import ClassVar, Protocol
@@ -17,6 +18,7 @@ from mindspore import nn
 from tqdm import tqdm
 
 from src.data.imagenet import TrainBatch
+from src.data.unreadable import UnreadableImages
 from src.tools.summary_file import SummaryFile
 from src.trainer.loop import Callback, RunState
 from src.weights.atomic_file import write_atomically
@@ -137,6 +139,31 @@ class EvaluationLines(Callback):
                     result.top5,
                     result.images,
                 )
+
+
+class UnreadableLines(Callback):
+    """A line after an epoch in which images could not be read; on every rank, and the last of its callbacks.
+
+    Args:
+        unreadable: what this rank's loader could not read.
+        total: adds up a number over all ranks, which come here together.
+    """
+
+    def __init__(self, unreadable: UnreadableImages, total: Callable[[int], int]) -> None:
+        self._unreadable, self._total = unreadable, total
+
+    def on_epoch_end(self, state: RunState) -> None:
+        """Say how many; raises `UserError` where those of all ranks together are too many."""
+        count = self._total(self._unreadable.count(state.epoch))
+        if count:
+            logger.warning(
+                "epoch %d/%d: %d of %d training images could not be read and were replaced by others",
+                state.epoch + 1,
+                state.epochs,
+                count,
+                self._unreadable.images,
+            )
+        self._unreadable.check(count, "all ranks together; their log files name them")
 
 
 class MetricsCsv(Callback):

@@ -21,12 +21,20 @@ from src.config import Config
 from src.data.assembly import build_eval_loader, describe_model
 from src.data.imagenet import EvalLoader, ImageFolder, TrainLoader, check_class_names
 from src.device import start_device
-from src.distributed import Ranks, StopVote, join, launched_ranks, require_agreement
+from src.distributed import Ranks, StopVote, join, launched_ranks, require_agreement, total_over_ranks
 from src.errors import UserError
 from src.model_info import ModelInfo
 from src.rebuild import rebuild_network
 from src.report.of_run import report_on
-from src.tools.callback import EvaluationLines, MetricsCsv, ProgressBar, ProgressLines, Scalars, Summaries
+from src.tools.callback import (
+    EvaluationLines,
+    MetricsCsv,
+    ProgressBar,
+    ProgressLines,
+    Scalars,
+    Summaries,
+    UnreadableLines,
+)
 from src.tools.cell import set_amp_level
 from src.tools.criterion import SoftTargetCrossEntropy
 from src.tools.curves import CurvesPicture
@@ -343,11 +351,14 @@ def build_callbacks(
     info: ModelInfo,
     state: RunState,
     options: Mapping[str, Any],
+    loader: TrainLoader,
+    ranks: Ranks,
 ) -> list[Callback]:
     """What the first rank prints, records and saves; other ranks only log. `options`: see `run_options`."""
     lines: list[Callback] = [ProgressLines(config.print_loss_every), EvaluationLines()]
+    unreadable = UnreadableLines(loader.unreadable, lambda number: total_over_ranks(ranks, number))
     if folders is None:
-        return lines
+        return [*lines, unreadable]
     write_class_names(folders.checkpoints, info.class_names)
     write_class_names(folders.best, info.class_names)
 
@@ -401,6 +412,7 @@ def build_callbacks(
             graph=config.dump_graph,
         ),
         *tensorboard,
+        unreadable,
     ]
 
 

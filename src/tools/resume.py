@@ -38,6 +38,7 @@ MAY_DIFFER = frozenset(
         "resume",
         "file_format",
         "max_nonfinite_steps",
+        "max_bad_images",
     }
 )
 
