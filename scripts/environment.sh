@@ -3,6 +3,9 @@
 # line what stands in the way. Sets ROOT (the project's folder) and PYTHON (the environment's interpreter).
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+# a script that wants an environment of its own sets these two after sourcing
+VENV=.venv
+DOWNLOAD="1 GB"
 
 fail() {
   printf 'error: %s\n' "$1" >&2
@@ -32,33 +35,34 @@ explain_pip() {
   fi
 }
 
-# install NAME FILE...: pip-installs requirement files into .venv unless this has been done with just these contents.
+# install NAME FILE...: pip-installs requirement files unless this has been done with just these contents.
 install() {
-  local name=$1 stamp log file
+  local name=$1 environment=$ROOT/$VENV stamp log file
   shift
   stamp=$(cat "$@" | sha256sum | cut -d ' ' -f 1)
-  [ "$(cat "$ROOT/.venv/.installed-$name" 2>/dev/null)" = "$stamp" ] && return
-  log=$ROOT/.venv/install-$name.log
-  echo "installing $(basename -a "$@" | paste -sd ' ') into .venv (about 1 GB to download the first time)"
+  [ "$(cat "$environment/.installed-$name" 2>/dev/null)" = "$stamp" ] && return
+  log=$environment/install-$name.log
+  echo "installing $(basename -a "$@" | paste -sd ' ') into $VENV (about $DOWNLOAD to download the first time)"
   local arguments=()
   for file in "$@"; do arguments+=(-r "$file"); done
   if ! "$PYTHON" -m pip install --disable-pip-version-check "${arguments[@]}" >"$log" 2>&1; then
     fail "$(explain_pip "$log")"
   fi
-  echo "$stamp" >"$ROOT/.venv/.installed-$name"
+  echo "$stamp" >"$environment/.installed-$name"
 }
 
-# Makes .venv if it is missing (or was left unfinished) and sets PYTHON.
+# Makes the environment if it is missing (or was left unfinished) and sets PYTHON.
 make_environment() {
+  local environment=$ROOT/$VENV
   [ "$(uname -s)" = Linux ] || fail "this needs Linux: MindSpore 2.10 has no wheels for $(uname -s)"
-  PYTHON=$ROOT/.venv/bin/python
+  PYTHON=$environment/bin/python
   "$PYTHON" -m pip --version >/dev/null 2>&1 && return
   local base log
   base=$(find_python) || fail "no Python 3.10, 3.11 or 3.12 with venv was found ($(python3 --version 2>&1)): install one, or name one in PYTHON_BIN"
   log=$(mktemp)
-  if ! "$base" -m venv --clear "$ROOT/.venv" >"$log" 2>&1; then
+  if ! "$base" -m venv --clear "$environment" >"$log" 2>&1; then
     if grep -qi 'no space left' "$log" ; then fail "$(explain_pip "$log")"; fi
-    fail "$base cannot make a virtual environment in $ROOT/.venv: $(tail -n 1 "$log")"
+    fail "$base cannot make a virtual environment in $environment: $(tail -n 1 "$log")"
   fi
   rm -f "$log"
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -83,6 +84,70 @@ def test_a_failed_installation_is_not_taken_for_done(tmp_path):
         done = bash(text)
         assert done.returncode == 2
         assert done.stderr.startswith("error: pip failed: ERROR: no such package; the whole log is in ")
+
+
+@pytest.mark.parametrize(
+    ("words", "said", "expected"),
+    [
+        (
+            "x --port 80",
+            "MindInsight could not bind to port 80, it was already in use (pid 7)",
+            "port 80 cannot be had: ",
+        ),
+        (
+            "x",
+            "Port 8080 below 1024 is not allowed by current user.",
+            "port 8080 cannot be had: choose another with --po",
+        ),
+        ("x", "ImportError: libGL.so", "MindInsight did not start: ImportError: libGL.so"),
+        (
+            "--stop",
+            "No mindinsight service started by current user",
+            "no MindInsight of yours listens on port 8080: give",
+        ),
+    ],
+)
+def test_what_mindinsight_refuses_is_one_line(tmp_path, words, said, expected):
+    """Beside a MindInsight that says `said` and fails: the script is run in a copy of the project's folder."""
+    project = fake_mindinsight(tmp_path, f"echo '{said}'; exit 1")
+    done = run("bash", project / "run_mindinsight.sh", *words.split(), cwd=tmp_path, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: {expected}")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_mindinsight_is_started_on_the_folder_and_stopped_on_its_port(tmp_path):
+    project = fake_mindinsight(tmp_path, f"echo $PATH $* >> {tmp_path}/calls")
+    done = run("bash", project / "run_mindinsight.sh", "x", "--port", "8081", cwd=tmp_path)
+    assert done.stdout.splitlines()[-1].startswith("http://127.0.0.1:8081 shows the runs of x; stop it with ")
+    done = run("bash", project / "run_mindinsight.sh", "--stop", "--port", "8081", cwd=tmp_path)
+    assert done.stdout == "MindInsight on port 8081 is stopped\n"
+    started, stopped = (tmp_path / "calls").read_text().splitlines()
+    environment = tmp_path / ".venv-mindinsight"
+    assert started.startswith(f"{environment}/bin:")  # where MindInsight looks for gunicorn
+    assert started.endswith(f"start --summary-base-dir {tmp_path}/x --workspace {environment}/workspace --port 8081")
+    assert stopped.endswith("stop --port 8081")
+
+
+def test_mindinsight_that_was_never_installed_cannot_be_stopped(tmp_path):
+    project = fake_mindinsight(tmp_path, "exit 0")
+    (tmp_path / ".venv-mindinsight" / "bin" / "mindinsight").unlink()
+    done = run("bash", project / "run_mindinsight.sh", "--stop", cwd=tmp_path, check=False)
+    assert done.stderr == "error: MindInsight has not been installed by this script, so there is none to stop\n"
+
+
+def fake_mindinsight(folder: Path, text: str) -> Path:
+    """A copy of the project's scripts below `folder`, with summaries in `x` and a fake program in its environment."""
+    scripts, programs = folder / "scripts", folder / ".venv-mindinsight" / "bin"
+    for place in (scripts, programs, folder / "x"):
+        place.mkdir(parents=True)
+    for name in ("run_mindinsight.sh", "environment.sh"):
+        shutil.copy(ROOT / "scripts" / name, scripts)
+    shutil.copy(ROOT / "requirements-mindinsight.txt", folder)
+    (folder / "x" / "events.out.events.summary.1.vm_MS").touch()
+    write_program(programs / "mindinsight", text)
+    write_program(programs / "python", "exit 0")
+    return scripts
 
 
 def test_the_digits_are_all_there_stratified_and_as_scanned(tmp_path):

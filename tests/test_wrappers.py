@@ -71,6 +71,16 @@ def test_the_links_of_the_users_examples_exist():
             ["a.yaml", "--device", "0", "--num_devices", "2"],
             "--device is for one device, --device_ids for several: give one of them",
         ),
+        ("run_mindinsight.sh", [], "the folder of the summaries is missing"),
+        ("run_mindinsight.sh", ["a", "b"], "'b' is one argument too many"),
+        (
+            "run_mindinsight.sh",
+            ["src"],
+            "src holds no summaries: give the config's summary_root_dir, or the folder of a",
+        ),
+        ("run_mindinsight.sh", ["--port", "x"], "--port is 'x', expected a whole number"),
+        ("run_mindinsight.sh", ["--stop", "src"], "--stop takes no folder"),
+        ("run_mindinsight.sh", ["--host", "0"], "--host is not an argument of this script"),
     ],
 )
 def test_wrong_arguments_are_told_with_the_usage(name, words, expected):
