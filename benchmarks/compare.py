@@ -1,0 +1,115 @@
+"""This project against PyTorch with timm, measured in one run.
+
+    python benchmarks/compare.py --reference PYTHON [--output compare.json] [--only forward,step,...]
+
+PYTHON is an interpreter that has torch and timm. Each side is a process that stays alive and does one repetition at a
+time, in turn with the other; ratios are taken round by round. Figures go to the terminal and, with --output, into a
+JSON file and a bar chart of the same name beside it. See benchmarks/README.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.comparison.bars import Bar, bar_chart
+from benchmarks.comparison.benchmarks import BENCHMARKS, Result, Settings, measure_machine
+from benchmarks.comparison.driver import SideFailed
+from benchmarks.comparison.gpu import GPU_BENCHMARKS, gpu_missing
+from benchmarks.comparison.reckoning import Machine
+
+
+def main() -> int:
+    arguments = parse()
+    settings = Settings(
+        arguments.reference, "CPU", arguments.batch_size, arguments.rounds, arguments.images, arguments.image_count
+    )
+    known = {**BENCHMARKS, **GPU_BENCHMARKS} if arguments.device_target == "GPU" else dict(BENCHMARKS)
+    chosen = arguments.only.split(",") if arguments.only else list(known)
+    if unknown := [name for name in chosen if name not in known]:
+        print(f"--only: {', '.join(unknown)} is not a benchmark; take some of {', '.join(known)}", file=sys.stderr)
+        return 2
+    try:
+        if arguments.device_target == "GPU" and (reason := gpu_missing(settings)):
+            print(f"no GPU benchmark: {reason}")
+            chosen = [name for name in chosen if name not in GPU_BENCHMARKS]
+        machine, facts = measure_machine(settings)
+        print(describe_machine(machine, facts))
+        results = []
+        for name in chosen:
+            found = known[name](settings, machine)
+            for result in found if isinstance(found, list) else [found]:
+                print(table_row(result), flush=True)
+                results.append(result)
+    except SideFailed as error:
+        print(error, file=sys.stderr)
+        return 1
+    if arguments.output is not None:
+        write(arguments.output, results, machine, facts)
+    return 0
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--reference", type=Path, required=True, metavar="PYTHON")
+    parser.add_argument("--output", type=Path, help="JSON file for all figures; a PNG is drawn beside it")
+    parser.add_argument("--device_target", choices=("CPU", "GPU"), default="CPU", help="GPU adds the GPU's benchmarks")
+    parser.add_argument("--only", metavar="NAME,...", help=f"some of {','.join((*BENCHMARKS, *GPU_BENCHMARKS))}")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--batch_size", type=int, default=8)
+    parser.add_argument("--images", type=Path, default=Path("outputs/compare/images"), help="made where missing")
+    parser.add_argument("--image_count", type=int, default=768)
+    return parser.parse_args()
+
+
+def describe_machine(machine: Machine, facts: dict[str, Any]) -> str:
+    """What the figures were measured on, in two lines."""
+    cpu = [
+        line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
+    ]
+    load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
+    return (
+        f"{os.cpu_count()} cores ({cpu[0] if cpu else 'unknown'}), {facts['version']}, load {load}\n"
+        f"matrix product {machine.flops / 1e9:.0f} GFLOP/s, copy {machine.bytes_per_second / 1e9:.0f} GB/s"
+    )
+
+
+def table_row(result: Result) -> str:
+    """A benchmark in a few lines: what was done, both sides, the ratio with its quartiles, how far the floor is."""
+    values = ", ".join(f"{name} {value:.3g} {result.unit}" for name, value in result.values.items())
+    lines = [f"\n{result.name}: {result.work}", f"  {values}"]
+    if result.ratio is not None:
+        middle, low, high = result.ratio
+        lines.append(f"  ratio {middle:.2f} ({low:.2f} to {high:.2f}); wanted: {result.target}")
+    elif result.target:
+        lines.append(f"  wanted: {result.target}")
+    if result.floor is not None:
+        times = ", ".join(f"{name} {value / result.floor:.2f} times it" for name, value in result.values.items())
+        lines.append(f"  floor {result.floor:.3g} {result.unit}: {times}")
+    lines += [f"  {name}: {value}" for name, value in result.notes.items()]
+    return "\n".join(lines)
+
+
+def write(path: Path, results: list[Result], machine: Machine, facts: dict[str, Any]) -> None:
+    """The JSON file, and the ratios as bars in a PNG beside it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    report = {
+        "machine": describe_machine(machine, facts),
+        "flops": machine.flops,
+        "bytes_per_second": machine.bytes_per_second,
+        "results": [result.as_json() for result in results],
+    }
+    path.write_text(json.dumps(report, indent=1) + "\n")
+    bars = [Bar(r.name, *r.ratio, target=r.target_ratio) for r in results if r.ratio is not None]
+    if bars:
+        bar_chart("speed over timm's (memory: share of it); orange: wanted", bars).save(path.with_suffix(".png"))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

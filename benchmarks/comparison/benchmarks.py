@@ -1,0 +1,227 @@
+"""The benchmarks: each runs both sides and gives a `Result`."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.comparison.driver import Side, alternate, time_command
+from benchmarks.comparison.images import make_images
+from benchmarks.comparison.reckoning import (
+    Machine,
+    Ratio,
+    Sizes,
+    forward_work,
+    ratio_of,
+    step_memory,
+    step_work,
+)
+
+OURS, THEIRS = "this project", "timm"
+BASE = Sizes(embed_dim=768, depth=12, num_heads=12, patch_size=16, image_size=224, num_classes=1000)
+LOADER_BATCH = 64
+COMPILE_CACHE = "compile_cache"
+SECONDS, BYTES, IMAGES = "s", "GB", "images/s"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a run of the comparison was asked for."""
+
+    reference: Path
+    device_target: str
+    batch_size: int
+    rounds: int
+    images: Path
+    image_count: int
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one benchmark gave, in `unit`; `ratio` is to the reference, larger being better unless `smaller_is_better`.
+
+    `floor` is the least that the machine allows, `values` the median of each side, `samples` all of them.
+    """
+
+    name: str
+    work: str
+    unit: str
+    values: dict[str, float]
+    samples: dict[str, list[float]]
+    ratio: Ratio | None = None
+    target: str = ""
+    target_ratio: float | None = None
+    smaller_is_better: bool = False
+    floor: float | None = None
+    notes: dict[str, Any] = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything, for the JSON file."""
+        return asdict(self)
+
+
+def ours(settings: Settings, task: str, **options: Any) -> Side:
+    """This project's side, in the interpreter that runs this."""
+    return Side(Path(sys.executable), "this_project", task, common(settings) | options)
+
+
+def theirs(settings: Settings, task: str, **options: Any) -> Side:
+    """The reference's side."""
+    return Side(settings.reference, "reference", task, common(settings) | options)
+
+
+def common(settings: Settings) -> dict[str, Any]:
+    return {"batch_size": settings.batch_size, "device_target": settings.device_target}
+
+
+def measure_machine(settings: Settings) -> tuple[Machine, dict[str, Any]]:
+    """The rates that floors are reckoned with, measured with the reference's library."""
+    with theirs(settings, "machine") as side:
+        return Machine(side.facts["flops"], side.facts["bytes_per_second"]), side.facts
+
+
+def forward(settings: Settings, machine: Machine) -> Result:
+    with ours(settings, "forward") as our_side, theirs(settings, "forward") as their_side:
+        samples = alternate({OURS: our_side, THEIRS: their_side}, settings.rounds, warm_up=2)
+        return Result(
+            name="forward",
+            work=f"logits of {settings.batch_size} images, BEiT-base 224, float32, exact GELU",
+            unit=SECONDS,
+            values=medians(samples),
+            samples=samples,
+            ratio=ratio_of(samples[OURS], samples[THEIRS]),
+            target="at least 1.0 times as fast",
+            target_ratio=1.0,
+            floor=forward_work(BASE, settings.batch_size).floor(machine),
+        )
+
+
+def step(settings: Settings, machine: Machine) -> Result:
+    with ours(settings, "step") as our_side, theirs(settings, "step") as their_side:
+        samples = alternate({OURS: our_side, THEIRS: their_side}, settings.rounds, warm_up=1)
+        return Result(
+            name="training step",
+            work=f"{settings.batch_size} images: forward, backward, clipping, AdamW with layer decay, drop path 0.1",
+            unit=SECONDS,
+            values=medians(samples),
+            samples=samples,
+            ratio=ratio_of(samples[OURS], samples[THEIRS]),
+            target="at least 1.0 times as fast",
+            target_ratio=1.0,
+            floor=step_work(BASE, settings.batch_size).floor(machine),
+        )
+
+
+def memory(settings: Settings, machine: Machine) -> Result:
+    """The peak of a process of each side's own that takes a few steps, one process after the other."""
+    samples: dict[str, list[float]] = {}
+    for name, start in ((OURS, ours), (THEIRS, theirs)):
+        with start(settings, "step") as side:
+            side.repeat()
+            samples[name] = [side.peak_bytes / 1e9]
+    return Result(
+        name="memory of a step",
+        work="peak resident memory of a process that trains, from its start: libraries, weights, compilation, steps",
+        unit=BYTES,
+        values=medians(samples),
+        samples=samples,
+        ratio=ratio_of(samples[THEIRS], samples[OURS]),
+        target="at most 1.25 times the reference's",
+        target_ratio=1.25,
+        smaller_is_better=True,
+        floor=step_memory(BASE, settings.batch_size) / 1e9,
+    )
+
+
+def compilation(settings: Settings, machine: Machine) -> Result:
+    """What the first step takes beyond a later one: without a compile cache, and with one that an earlier run left."""
+    with tempfile.TemporaryDirectory() as cache:
+        seconds = {}
+        for name, options in (
+            ("first", {}),
+            ("first, cache written", {COMPILE_CACHE: cache}),
+            ("again, from the cache", {COMPILE_CACHE: cache}),
+        ):
+            with ours(settings, "step", **options) as side:
+                seconds[name] = side.facts["compile_seconds"]
+    return Result(
+        name="compile training graph",
+        work="first training step less the second; the reference runs eagerly and compiles nothing",
+        unit=SECONDS,
+        values=seconds,
+        samples={name: [value] for name, value in seconds.items()},
+        target="15 s, and 5 s again",
+    )
+
+
+def train_pipeline(settings: Settings, machine: Machine) -> Result:
+    return pipeline(
+        settings,
+        "train_pipeline",
+        "train pipeline",
+        "decode, crop bicubic, flip, rand-m9-mstd0.5-inc1, erase, mixup or cutmix; 2 workers, batches of 64",
+        1.5,
+    )
+
+
+def eval_pipeline(settings: Settings, machine: Machine) -> Result:
+    return pipeline(
+        settings,
+        "eval_pipeline",
+        "eval pipeline",
+        "decode, resize bicubic to 248, centre crop, normalise; 2 workers, batches of 64",
+        2.0,
+    )
+
+
+def pipeline(settings: Settings, task: str, name: str, work: str, target: float) -> Result:
+    make_images(settings.images, settings.image_count)
+    options = {"images": str(settings.images.resolve()), "batch_size": LOADER_BATCH}
+    with ours(settings, task, **options) as our_side, theirs(settings, task, **options) as their_side:
+        sides = {OURS: our_side, THEIRS: their_side}
+        seconds = alternate(sides, settings.rounds, warm_up=1)
+        images = {name: int(side.facts["images"]) for name, side in sides.items()}
+    samples = {name: [images[name] / taken for taken in seconds[name]] for name in sides}
+    return Result(
+        name=name,
+        work=f"JPEG files of 500 x 375: {work}",
+        unit=IMAGES,
+        values=medians(samples),
+        samples=samples,
+        ratio=ratio_of([1 / v for v in samples[OURS]], [1 / v for v in samples[THEIRS]]),
+        target=f"at least {target} times as many",
+        target_ratio=target,
+    )
+
+
+def help_text(settings: Settings, machine: Machine) -> Result:
+    seconds = [time_command([sys.executable, "train.py", "--help"]) for _ in range(settings.rounds)]
+    return Result(
+        name="train.py --help",
+        work="from the start of the program to its end",
+        unit=SECONDS,
+        values={OURS: float(np.median(seconds))},
+        samples={OURS: seconds},
+        target="under 0.5 s",
+    )
+
+
+BENCHMARKS: Mapping[str, Callable[[Settings, Machine], Result]] = {
+    "forward": forward,
+    "step": step,
+    "memory": memory,
+    "compile": compilation,
+    "train_pipeline": train_pipeline,
+    "eval_pipeline": eval_pipeline,
+    "help": help_text,
+}
+
+
+def medians(samples: Mapping[str, list[float]]) -> dict[str, float]:
+    return {name: float(np.median(values)) for name, values in samples.items()}

@@ -1,0 +1,94 @@
+"""Starting the sides of a comparison and letting them work in turn."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.comparison.protocol import MARK
+
+ROOT = Path(__file__).resolve().parents[2]
+# Threads go on spinning for a moment after their work is done; the other side waits until they sleep.
+SETTLE_SECONDS = 0.5
+
+
+class SideFailed(Exception):
+    """A side ended before its work was done; the text has what it printed last."""
+
+
+class Side:
+    """A process that does one repetition each time it is told to. Use it in a `with` statement."""
+
+    def __init__(
+        self, python: Path, module: str, task: str, options: Mapping[str, Any], environment: Mapping[str, str] = {}
+    ) -> None:
+        self.name = f"{module} {task}"
+        self._process = subprocess.Popen(
+            [str(python), "-m", f"benchmarks.comparison.{module}", task, json.dumps(dict(options))],
+            cwd=ROOT,
+            env={**os.environ, **environment},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        try:
+            self.facts = self._answer()
+        except SideFailed:
+            self.__exit__()
+            raise
+        self.peak_bytes = int(self.facts["peak_bytes"])
+
+    def __enter__(self) -> Side:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        try:
+            self._process.wait(timeout=30)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def repeat(self) -> float:
+        """Seconds of one repetition."""
+        assert self._process.stdin is not None
+        time.sleep(SETTLE_SECONDS)
+        self._process.stdin.write("go\n")
+        self._process.stdin.flush()
+        values = self._answer()
+        self.peak_bytes = int(values["peak_bytes"])
+        return float(values["seconds"])
+
+    def _answer(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        last: list[str] = []
+        for line in self._process.stdout:
+            if line.startswith(MARK):
+                return json.loads(line[len(MARK) :])
+            last = [*last[-20:], line.rstrip()]
+        raise SideFailed(f"{self.name} ended:\n" + "\n".join(last))
+
+
+def alternate(sides: Mapping[str, Side], rounds: int, warm_up: int) -> dict[str, list[float]]:
+    """Seconds of every repetition: one of each side in turn, so that what else the machine does meets all alike."""
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    for number in range(-warm_up, rounds):
+        for name, side in sides.items():
+            taken = side.repeat()
+            if number >= 0:
+                seconds[name].append(taken)
+    return seconds
+
+
+def time_command(command: Sequence[str]) -> float:
+    """Seconds from the start of a program to its end; its output is thrown away."""
+    begin = time.perf_counter()
+    subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    return time.perf_counter() - begin

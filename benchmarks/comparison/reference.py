@@ -1,0 +1,186 @@
+"""The reference's side, run by an interpreter that has torch and timm: same tasks and options as `this_project`."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from typing import Any
+
+with contextlib.suppress(ImportError):
+    import reference_shim  # noqa: F401  (needed where torchvision comes without its compiled half)
+import timm
+import torch
+from timm.data import FastCollateMixup, create_dataset, create_loader
+from timm.loss import SoftTargetCrossEntropy
+from timm.optim import create_optimizer_v2
+
+from benchmarks.comparison.protocol import serve
+
+ARCH = "beit_base_patch16_224"
+MEAN_STD = (0.5, 0.5, 0.5)
+COPY_BYTES = 256 * 1024**2
+MACHINE_ROUNDS = 20
+
+
+def main() -> None:
+    task, options = sys.argv[1], json.loads(sys.argv[2])
+    TASKS[task](options)
+
+
+def forward(options: dict[str, Any]) -> None:
+    """Logits of a batch in evaluation mode."""
+    device, precision = placed(options)
+    model: Any = timm.create_model(ARCH, pretrained=False).eval().to(device)
+    model = torch.compile(model) if options.get("compiled") else model
+    image = torch.randn(options["batch_size"], 3, 224, 224, device=device)
+
+    def run() -> None:
+        with torch.inference_mode(), precision():
+            for _ in range(options.get("repeats", 1)):
+                logits = model(image)
+            logits.float().cpu()
+
+    run()
+    serve({**device_facts(device), **versions()}, run)
+
+
+def step(options: dict[str, Any]) -> None:
+    """A training step; the loss comes back to the host."""
+    device, precision = placed(options)
+    model: Any = timm.create_model(ARCH, pretrained=False, drop_path_rate=0.1).train().to(device)
+    optimizer = create_optimizer_v2(model, opt="adamw", lr=1e-4, weight_decay=0.05, layer_decay=0.65)
+    parameters = list(model.parameters())
+    model = torch.compile(model) if options.get("compiled") else model
+    image = torch.randn(options["batch_size"], 3, 224, 224, device=device)
+    target = torch.eye(1000, device=device)[torch.randint(0, 1000, (options["batch_size"],), device=device)]
+    criterion = SoftTargetCrossEntropy()
+    scaler = torch.amp.GradScaler(device.type, enabled=options.get("amp_level", "O0") != "O0")
+
+    def run() -> None:
+        for _ in range(options.get("repeats", 1)):
+            with precision():
+                loss = criterion(model(image), target)
+            scaler.scale(loss).backward()
+            scaler.unscale_(optimizer)
+            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+            scaler.step(optimizer)
+            scaler.update()
+            optimizer.zero_grad()
+        loss.item()
+
+    run()
+    run()
+    serve({**device_facts(device), **versions()}, run)
+
+
+def train_pipeline(options: dict[str, Any]) -> None:
+    """An epoch of timm's training loader, its own prefetcher and mixup in its collate function, as timm's train.py."""
+    batch = options["batch_size"]
+    dataset = create_dataset("", root=options["images"], split="train", is_training=True, batch_size=batch)
+    mixup = FastCollateMixup(
+        mixup_alpha=0.8, cutmix_alpha=1.0, prob=1.0, switch_prob=0.5, label_smoothing=0.1, num_classes=1000
+    )
+    loader = create_loader(
+        dataset,
+        input_size=(3, 224, 224),
+        batch_size=batch,
+        is_training=True,
+        re_prob=0.25,
+        re_mode="pixel",
+        re_count=1,
+        auto_augment="rand-m9-mstd0.5-inc1",
+        interpolation="bicubic",
+        mean=MEAN_STD,
+        std=MEAN_STD,
+        num_workers=2,
+        collate_fn=mixup,
+        persistent_workers=True,
+        device=torch.device("cpu"),
+    )
+    serve({"images": len(loader) * batch}, lambda: consume(loader))
+
+
+def eval_pipeline(options: dict[str, Any]) -> None:
+    """A pass of timm's evaluation loader."""
+    dataset = create_dataset("", root=options["images"], split="val", batch_size=options["batch_size"])
+    loader = create_loader(
+        dataset,
+        input_size=(3, 224, 224),
+        batch_size=options["batch_size"],
+        is_training=False,
+        interpolation="bicubic",
+        mean=MEAN_STD,
+        std=MEAN_STD,
+        num_workers=2,
+        crop_pct=0.9,
+        persistent_workers=True,
+        device=torch.device("cpu"),
+    )
+    serve({"images": len(dataset)}, lambda: consume(loader))
+
+
+def machine(options: dict[str, Any]) -> None:
+    """What the machine does at best: a product of the perceptron's size, and a copy too large for the caches."""
+    rows = options["batch_size"] * 197
+    left, right = torch.randn(rows, 768), torch.randn(768, 3072)
+    source = torch.randn(COPY_BYTES // 4)
+    target = torch.empty_like(source)
+
+    def product() -> torch.Tensor:
+        return left @ right
+
+    flops = 2 * rows * 768 * 3072 / min(timed(product) for _ in range(MACHINE_ROUNDS))
+    moved = 2 * COPY_BYTES / min(timed(lambda: target.copy_(source)) for _ in range(MACHINE_ROUNDS))
+    facts = {"flops": flops, "bytes_per_second": moved, "threads": torch.get_num_threads()}
+    serve({**facts, **versions()}, product)
+
+
+def placed(options: dict[str, Any]) -> tuple[torch.device, Callable[[], AbstractContextManager]]:
+    """The device, and the precision that is like the project's `amp_level`."""
+    device = torch.device("cuda" if options.get("device_target") == "GPU" else "cpu")
+    half = options.get("amp_level", "O0") != "O0"
+
+    @contextlib.contextmanager
+    def precision() -> Iterator[None]:
+        with torch.autocast(device.type, torch.float16, enabled=half):
+            yield
+
+    return device, precision
+
+
+def device_facts(device: torch.device) -> dict[str, Any]:
+    """Name and most memory of a device that has memory of its own."""
+    if device.type == "cpu":
+        return {}
+    return {"device": torch.cuda.get_device_name(), "device_bytes": torch.cuda.max_memory_allocated()}
+
+
+def consume(loader: Any) -> None:
+    for _ in loader:
+        pass
+
+
+def timed(work: Callable[[], object]) -> float:
+    begin = time.perf_counter()
+    work()
+    return time.perf_counter() - begin
+
+
+def versions() -> dict[str, str]:
+    return {"version": f"torch {torch.__version__}, timm {timm.__version__}"}
+
+
+TASKS = {
+    "forward": forward,
+    "step": step,
+    "train_pipeline": train_pipeline,
+    "eval_pipeline": eval_pipeline,
+    "machine": machine,
+}
+
+if __name__ == "__main__":
+    main()

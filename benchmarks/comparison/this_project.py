@@ -1,0 +1,142 @@
+"""This project's side: `python -m benchmarks.comparison.this_project TASK OPTIONS`, told what to do on standard input.
+
+Everything is put together as train.py does it, from a shipped config.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.comparison.protocol import serve
+from src.config import Config, parse_args
+from src.data import assembly as data
+from src.data.image_folder import read_image_folder
+
+CONFIG = "beit_base_patch16_224_ft1k"
+STEPS = 1000  # of the schedule; more than are taken
+COMMON = [
+    "--config_path", CONFIG, "--num_parallel_workers", "2", "--use_clip_grad_norm", "--with_ema", "False",
+    "--dataset_sink_mode", "False",
+]  # fmt: skip
+
+
+def main() -> None:
+    task, options = sys.argv[1], json.loads(sys.argv[2])
+    TASKS[task](options)
+
+
+def configure(options: dict[str, Any]) -> Config:
+    """The shipped config with the comparison's batch size and device."""
+    words = [*COMMON, "--batch_size", str(options["batch_size"])]
+    words += ["--device_target", options.get("device_target", "CPU"), "--amp_level", options.get("amp_level", "O0")]
+    words += ["--compile_cache", options["compile_cache"]] if options.get("compile_cache") else []
+    return parse_args(words, "train")
+
+
+def forward(options: dict[str, Any]) -> None:
+    """Logits of a batch in evaluation mode, exact GELU, graph mode."""
+    from mindspore import Tensor
+
+    from src.tools import get_misc as build
+
+    config = configure(options)
+    build.start(config)
+    network = build.build_network(config)
+    build.set_amp_level(network, config.amp_level)
+    network.set_train(False)
+    image = Tensor(random_batch(options["batch_size"])[0])
+    first = timed(lambda: network(image).asnumpy())
+    second = timed(lambda: network(image).asnumpy())
+    facts = {"compile_seconds": first - second, **device_memory(config.device_target)}
+    serve({**facts, **versions()}, lambda: last(lambda: network(image), options).asnumpy())
+
+
+def step(options: dict[str, Any]) -> None:
+    """A training step from given arrays; the loss comes back to the host."""
+    from mindspore import Tensor
+
+    from src.tools import get_misc as build
+
+    config = configure(options)
+    ranks = build.start(config)
+    network = build.build_network(config)
+    train_step = build.build_train_step(config, network, np.full(STEPS, 1e-4), ranks)
+    image, target, key = (Tensor(array) for array in random_batch(options["batch_size"]))
+    first = timed(lambda: train_step(image, target, key)[0].asnumpy())
+    later = timed(lambda: train_step(image, target, key)[0].asnumpy())
+    facts = {"compile_seconds": first - later, **device_memory(config.device_target)}
+    serve({**facts, **versions()}, lambda: last(lambda: train_step(image, target, key)[0], options).asnumpy())
+
+
+def train_pipeline(options: dict[str, Any]) -> None:
+    """An epoch of augmented and mixed batches."""
+    config = configure(options)
+    folder = read_image_folder(Path(options["images"]))
+    loader = data.build_train_loader(config, folder)
+    epochs = iter(range(STEPS))
+
+    def epoch() -> None:
+        for _ in loader.epoch(next(epochs)):
+            pass
+
+    serve({"images": loader.steps_per_epoch * loader.global_batch}, epoch)
+
+
+def eval_pipeline(options: dict[str, Any]) -> None:
+    """A pass over all images as evaluation prepares them."""
+    config = configure(options)
+    folder = read_image_folder(Path(options["images"]))
+    loader = data.build_eval_loader(config, data.describe_model(config, folder.classes), folder)
+
+    def one_pass() -> None:
+        for _ in loader:
+            pass
+
+    serve({"images": len(folder)}, one_pass)
+
+
+def random_batch(size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Images, one-hot targets and drop path's keys."""
+    rng = np.random.default_rng(0)
+    image = rng.standard_normal((size, 3, 224, 224), dtype=np.float32)
+    target = np.eye(1000, dtype=np.float32)[rng.integers(0, 1000, size)]
+    return image, target, rng.integers(0, 2**31 - 1, size).astype(np.int32)
+
+
+def last(work: Callable[[], Any], options: dict[str, Any]) -> Any:
+    """The last result of as many runs as one repetition has; a device works them off without waiting for the host."""
+    for _ in range(options.get("repeats", 1) - 1):
+        work()
+    return work()
+
+
+def timed(work: Callable[[], Any]) -> float:
+    begin = time.perf_counter()
+    work()
+    return time.perf_counter() - begin
+
+
+def versions() -> dict[str, str]:
+    import mindspore
+
+    return {"version": f"MindSpore {mindspore.__version__}"}
+
+
+def device_memory(target: str) -> dict[str, int]:
+    """The most that the device's memory held, where it has some of its own."""
+    import mindspore
+
+    return {} if target == "CPU" else {"device_bytes": int(mindspore.runtime.max_memory_allocated())}
+
+
+TASKS = {"forward": forward, "step": step, "train_pipeline": train_pipeline, "eval_pipeline": eval_pipeline}
+
+if __name__ == "__main__":
+    main()
