@@ -214,6 +214,32 @@ def test_the_shipped_configs_hold_the_authors_values(name, values):
     )
 
 
+@pytest.mark.parametrize("name", ["small_data_base_224", "small_data_base_112_cpu"])
+def test_the_configs_for_small_data_start_from_published_weights_and_suit_a_few_hundred_images(name):
+    c = read_config(ROOT / "src" / "configs" / f"{name}.yaml")
+    assert c.pretrained == "beit_base_patch16_224_pt22k_ft22k.pth"
+    assert c.disable_approximate_gelu, "the published weights were trained with the exact GELU"
+    assert (c.num_classes, c.arch, c.layer_scale_init_value) == (0, "beit_base_patch16_224", 0.1)
+    assert (c.mixup, c.cutmix, c.label_smoothing, c.drop_path) == (0, 0, 0.1, 0.1)  # the authors', for these weights
+    batch = c.batch_size * c.accumulation_steps
+    steps = c.epochs * (300 // batch)
+    assert 1 / (1 - c.ema_decay) < steps, "an average over more steps than there are is mostly the first weights"
+    assert c.warmup_length <= c.epochs / 5
+    # the authors' 2e-5 is for 512 images a step, 5e-6 for 32 by the square-root rule, and over 30 epochs of a million
+    # images: a new head that must be learnt in a hundredth of the steps wants more, the body below it not
+    assert 2e-5 * (batch / 512) ** 0.5 < c.base_lr <= 1e-4
+    assert c.base_lr * c.layer_decay**12 < 5e-6, "the lower blocks hardly move"
+
+
+@pytest.mark.parametrize("name", ["small_data_base_224", "small_data_base_112_cpu", "small_data_scratch_64_cpu"])
+def test_the_configs_for_small_data_mark_what_to_change(name):
+    lines = (ROOT / "src" / "configs" / f"{name}.yaml").read_text().splitlines()
+    marked = {line.split(":")[0] for line in lines if "CHANGE" in line and not line.startswith("#")}
+    assert marked >= {"data_url", "hflip", "base_lr", "num_parallel_workers"}
+    assert name.startswith("small_data_scratch") or marked >= {"pretrained", "epochs"}
+    assert any(line.startswith("#") and "marked CHANGE" in line for line in lines)
+
+
 @pytest.mark.parametrize(
     ("words", "name", "value"),
     [
