@@ -8,11 +8,13 @@ from pathlib import Path
 from src.config import parse_args
 from src.data import assembly as data
 from src.errors import exit_code
+from src.gpu_libraries import require_gpu
 
 
 def main() -> None:
     """Print the loss and the accuracies, in percent, over the validation images."""
     config = parse_args(sys.argv[1:], "eval")
+    require_gpu(config.device_target)
     images = data.read_validation_images(config)
 
     # MindSpore takes seconds to import: --help, a wrong flag and a wrong folder do not wait

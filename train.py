@@ -7,11 +7,13 @@ import sys
 from src.config import parse_args
 from src.data import assembly as data
 from src.errors import exit_code
+from src.gpu_libraries import require_gpu
 
 
 def main() -> int:
     """Train as the options say; 0, or 128 and the signal's number where the run was asked to stop."""
     config = parse_args(sys.argv[1:], "train")
+    require_gpu(config.device_target)
     train_images, val_images = data.read_data(config)
     config = data.with_class_count(config, train_images)
 

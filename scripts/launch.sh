@@ -59,16 +59,40 @@ whole_number() {
   [[ ${FLAGS[$1]} =~ ^[0-9]+$ ]] || usage_error "$1 is '${FLAGS[$1]}', expected a whole number"
 }
 
+# The last value of a YAML file's line `device_target: VALUE`.
+target_of_config() {
+  local config=$TARGET
+  [ -f "$config" ] || config=$ROOT/src/configs/${config%.yaml}.yaml
+  [ -f "$config" ] || return 0
+  sed -n "s/^device_target:[[:space:]]*[\"']\{0,1\}\([A-Za-z]*\).*/\1/p" "$config" | tail -n 1
+}
+
+# Exposes the GPU's libraries where the Python script will use one: as EXTRA says, or else $1, or else by default.
+prepare_device() {
+  local target=${1:-GPU} index
+  for index in "${!EXTRA[@]}"; do
+    case ${EXTRA[index]} in
+      --device_target) target=${EXTRA[index + 1]-} ;;
+      --device_target=*) target=${EXTRA[index]#*=} ;;
+    esac
+  done
+  [ "$target" = GPU ] || return 0
+  # shellcheck source=gpu_env.sh
+  source "$ROOT/scripts/gpu_env.sh"
+}
+
 # run_alone SCRIPT: becomes the Python script, on one device, with the options of the flags and EXTRA.
 run_alone() {
   : "${FLAGS[--device]:=0}"
   whole_number --device
+  prepare_device "$(target_of_config)"
   exec "$PYTHON" "$ROOT/$1" --config_path "$TARGET" --device_id "${FLAGS[--device]}" --device_num 1 \
     ${FLAGS[--checkpoint]+--pretrained "${FLAGS[--checkpoint]}"} "${EXTRA[@]}"
 }
 
 # launch_ranks SCRIPT: becomes the launcher of the script's ranks.
 launch_ranks() {
+  prepare_device "$(target_of_config)"
   exec "$PYTHON" "$ROOT/scripts/launch_ranks.py" --config "$TARGET" \
     ${FLAGS[--num_devices]+--num_devices "${FLAGS[--num_devices]}"} \
     ${FLAGS[--device_ids]+--device_ids "${FLAGS[--device_ids]}"} \

@@ -8,6 +8,7 @@ read_arguments "--checkpoint --arch --output --device" "$@"
 : "${FLAGS[--device]:=0}"
 whole_number --device
 find_interpreter
+prepare_device
 exec "$PYTHON" "$ROOT/infer.py" --data_path "$TARGET" --device_id "${FLAGS[--device]}" \
   ${FLAGS[--checkpoint]+--checkpoint "${FLAGS[--checkpoint]}"} ${FLAGS[--arch]+--arch "${FLAGS[--arch]}"} \
   ${FLAGS[--output]+--output "${FLAGS[--output]}"} "${EXTRA[@]}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import mindspore
 
 from src.errors import UserError
+from src.gpu_libraries import require_gpu
 
 
 def start_device(target: str, device_id: int, *, pynative: bool) -> None:
@@ -12,6 +13,7 @@ def start_device(target: str, device_id: int, *, pynative: bool) -> None:
 
     Raises `UserError` where MindSpore finds no such device.
     """
+    require_gpu(target)
     if not mindspore.hal.is_available(target):
         raise UserError(
             f"device_target is {target}, and MindSpore finds none on this machine (no driver, or its libraries are "

@@ -33,4 +33,5 @@ def exit_code(main: Callable[[], int | None]) -> int:
 
 def without_control_characters(text: str) -> str:
     """`text` with line ends and other control characters spelt out: names from files and of files may hold any."""
-    return "".join(repr(letter)[1:-1] if unicodedata.category(letter) == "Cc" else letter for letter in text)
+    spelt_out = ("Cc", "Zl", "Zp")  # of Unicode's line and paragraph separators there is one each
+    return "".join(repr(letter)[1:-1] if unicodedata.category(letter) in spelt_out else letter for letter in text)

@@ -24,6 +24,7 @@ def test_a_script_ends_with_what_its_main_returns(capsys):
             2,
             "error: a\\nb.pth: parameter 'x\\x1b[2J\\r' is unknown\n",
         ),
+        (UserError("--lr\u2028_adjust\u2029 is"), 2, "error: --lr\\u2028_adjust\\u2029 is\n"),
         (UserError("ä 'q' \\ 日.pth is empty"), 2, "error: ä 'q' \\ 日.pth is empty\n"),
     ],
 )
