@@ -1,0 +1,184 @@
+"""Damaged checkpoints, none of which may be loaded: `python -m tests.soak.damage --files 500`.
+
+Half of them are .ckpt files, half .safetensors; a third is cut short, a third has some bytes changed, a third a block
+of them. Each is given to `--resume FILE`, to `--resume auto` beside a good older file, and to `--pretrained`, in this
+process, by the functions that the scripts call. A file counts as harmless where its damage changed nothing that it
+says: bit for bit the same arrays and texts come out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import random
+import shutil
+import sys
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
+from src.checkpoint import Checkpoint, save_checkpoint
+from src.errors import UserError
+from src.model_info import ModelInfo
+from src.tools.resume import ResumePoint, find_resume_point, training_state
+from src.tools.starting_point import load_weights, restore
+from src.trainer.loop import RunState
+from src.vit import VisionTransformer, create_model
+
+ARCH = "beit_micro_patch8_32"
+
+
+def main() -> int:
+    """Damage and read; print the counts; 1 where a damaged file was taken, or an error was no line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--files", type=int, default=500)
+    parser.add_argument("--seed", type=int, default=0)
+    words = parser.parse_args()
+    logging.getLogger("beit").setLevel(logging.CRITICAL)
+    rng = random.Random(words.seed)
+    counts: Counter[str] = Counter()
+    network = create_model(ARCH, num_classes=3, seed=1)
+    untouched = values(network)
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        good = whole_checkpoint()
+        older = folder / f"{ARCH}-1_5.ckpt"
+        save_checkpoint(older, good)
+        for number in range(words.files):
+            path = folder / f"{ARCH}-2_1{'.ckpt' if number % 2 else '.safetensors'}"
+            save_checkpoint(path, good)
+            content = path.read_bytes()
+            kind, damaged = damage(content, number // 2 % 3, rng)
+            path.write_bytes(damaged)
+            outcomes = {
+                "--resume FILE": resume_file(path, network, good),
+                "--resume auto": resume_auto(path, older, folder / "auto"),
+                "--pretrained": pretrained(path, network, good),
+            }
+            for how, outcome in outcomes.items():
+                counts[f"{kind}, {how}: {outcome}"] += 1
+            if not same(values(network), untouched):
+                counts["LOADED IN PART"] += 1
+                network = create_model(ARCH, num_classes=3, seed=1)
+            path.unlink()
+    print(f"{words.files} damaged checkpoints")
+    for line, count in sorted(counts.items()):
+        print(f"  {count:4} {line}")
+    return int(any(bad in line for line in counts for bad in ("TAKEN", "CRASHED", "REFUSED", "LOADED")))
+
+
+def whole_checkpoint() -> Checkpoint:
+    """A checkpoint in the middle of a run, with all that one can hold."""
+    weights = values(create_model(ARCH, num_classes=3, seed=0))
+    state = RunState(9, 5, 8, np.zeros(45), epoch=1, step=1)
+    return Checkpoint(
+        weights=weights,
+        info=ModelInfo(ARCH, 32, 3, class_names=("a", "b", "c")),
+        ema={name: array / 2 for name, array in weights.items()},
+        optimizer={"iteration": np.int32(6), **{f"m.{name}": array * 3 for name, array in weights.items()}},
+        training=training_state(state, {"base_lr": 0.1, "seed": 0}),
+    )
+
+
+def damage(content: bytes, kind: int, rng: random.Random) -> tuple[str, bytes]:
+    """A kind of damage in words, and `content` with it; the start of the file, where the names are, as often as all."""
+    if kind == 0:
+        return "cut short", content[: rng.randrange(len(content))]
+    changed = bytearray(content)
+    end = len(content) if rng.random() < 0.5 else min(len(content), 5000)
+    if kind == 1:
+        for _ in range(rng.choice((1, 1, 2, 10, 100))):
+            changed[rng.randrange(end)] ^= rng.randrange(1, 256)
+        if bytes(changed) == content:
+            changed[rng.randrange(end)] ^= 1
+        return "bytes changed", bytes(changed)
+    begin = rng.randrange(end)
+    size = rng.choice((16, 512, 4096))
+    block = changed[begin : begin + size]
+    changed[begin : begin + size] = bytes(len(block)) if any(block) else b"\xff" * len(block)
+    return "a block lost", bytes(changed)
+
+
+def resume_file(path: Path, network: VisionTransformer, good: Checkpoint) -> str:
+    """What becomes of it with `--resume FILE`, up to giving the weights to the network."""
+
+    def resume() -> Checkpoint | None:
+        point = find_resume_point(str(path), path.parent, ARCH)
+        if equal(point, good):
+            return good
+        restore({p.name: p for p in network.get_parameters()}, point.checkpoint.weights, path)
+        return point.checkpoint
+
+    return outcome(resume, good)
+
+
+def resume_auto(path: Path, older: Path, folder: Path) -> str:
+    """What becomes of it as the newest file of a run whose older one is good."""
+    if path.suffix != ".ckpt":
+        return "not one of a run's"
+    folder.mkdir()
+    try:
+        for each in (path, older):
+            shutil.copy(each, folder)
+        point = find_resume_point("auto", folder, ARCH)
+        if point.path.name == older.name:
+            return "passed over"
+        return "harmless" if equal(point, whole_checkpoint()) else "TAKEN"
+    except UserError as error:
+        return f"REFUSED WITH THE GOOD ONE: {error}"
+    except Exception as error:
+        return f"CRASHED: {error!r}"
+    finally:
+        shutil.rmtree(folder)
+
+
+def pretrained(path: Path, network: VisionTransformer, good: Checkpoint) -> str:
+    """What becomes of it with `--pretrained`."""
+
+    def start() -> Checkpoint:
+        before = values(network)
+        loaded = load_weights(network, path, approximate_gelu=True)
+        if same(values(network), good.weights):
+            for parameter in network.get_parameters():  # as it was, for the next file
+                parameter.set_data(type(parameter.data)(before[parameter.name]))
+            return good
+        return loaded
+
+    return outcome(start, good)
+
+
+def outcome(load: object, good: Checkpoint) -> str:
+    """`load` refuses in a line, or gives `good` itself where all it read was the same."""
+    try:
+        return "harmless" if load() is good else "TAKEN"
+    except UserError as error:
+        return "refused" if "\n" not in str(error) else "REFUSED IN SEVERAL LINES"
+    except Exception as error:
+        return f"CRASHED: {error!r}"
+
+
+def equal(point: ResumePoint, good: Checkpoint) -> bool:
+    """Whether the file says exactly what it said before it was damaged."""
+    found = point.checkpoint
+    return (
+        (found.info, found.training) == (good.info, good.training)
+        and same(found.weights, good.weights)
+        and same(found.ema, good.ema)
+        and same(found.optimizer, good.optimizer)
+    )
+
+
+def same(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> bool:
+    """Whether two sets of arrays are equal bit for bit."""
+    return set(ours) == set(theirs) and all(np.array_equal(ours[name], theirs[name]) for name in theirs)
+
+
+def values(network: VisionTransformer) -> dict[str, np.ndarray]:
+    """The network's weights."""
+    return {p.name: p.asnumpy().copy() for p in network.get_parameters()}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
