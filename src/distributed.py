@@ -115,17 +115,29 @@ def total_over_ranks(ranks: Ranks, number: int) -> int:
     return int(SumOverRanks()(Tensor([float(number)], mindspore.float32)).asnumpy()[0])
 
 
-def require_agreement(ranks: Ranks, things: Mapping[str, int]) -> None:
-    """Raise `UserError`, on all ranks, unless all have the same `things`: a checksum of 32 bits for each name."""
-    if ranks.size == 1:
-        return
+def first_difference(ranks: Ranks, things: Mapping[str, int]) -> tuple[str, int] | None:
+    """The first of the `things`, checksums of 32 bits by name, of which a rank has another than rank 0; and that rank.
+
+    All ranks call it at the same place and get the same answer; None where all agree.
+    """
     halves = np.zeros((ranks.size, len(things), 2), np.float32)  # 16 bits each, which float32 holds exactly
     halves[ranks.rank] = [(value >> 16, value & 0xFFFF) for value in things.values()]
     total = SumOverRanks()(Tensor(halves)).asnumpy()
     for index, name in enumerate(things):
         for rank in range(1, ranks.size):
             if not np.array_equal(total[rank, index], total[0, index]):
-                raise UserError(f"rank {rank} has other {name} than rank 0: give all hosts the same files and options")
+                return name, rank
+    return None
+
+
+def require_agreement(ranks: Ranks, things: Mapping[str, int]) -> None:
+    """Raise `UserError`, on all ranks, unless all have the same `things`: a checksum of 32 bits for each name."""
+    if ranks.size == 1:
+        return
+    difference = first_difference(ranks, things)
+    if difference is not None:
+        name, rank = difference
+        raise UserError(f"rank {rank} has other {name} than rank 0: give all hosts the same files and options")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Ways to train that must agree with each other or at least learn: pynative, mixed precision, accumulation, ranks."""
+"""Ways to train that must agree with each other or at least learn: pynative, mixed precision (ranks: test_ranks.py)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from src.checkpoint import load_checkpoint
-from tests.tiny_project import ARCH, metrics, script, wrapper, write_config, write_images
+from tests.tiny_project import ARCH, metrics, script, write_config, write_images
 
 RUN = f"{ARCH}_test"
 
@@ -38,25 +38,9 @@ def assert_same_training(folder, reference, relative):
         assert np.abs(weight - expected[name]).max() <= relative * scale * 10, name
 
 
-def test_two_micro_batches_are_one_batch(data, reference, tmp_path):
-    script(
-        "train.py", "--config", write_config(tmp_path, data, mixup=0.8, cutmix=1.0, batch_size=4, accumulation_steps=2)
-    )
-    assert_same_training(tmp_path, reference, 1e-4)
-
-
 def test_pynative_mode_trains_as_graph_mode_does(data, reference, tmp_path):
     script("train.py", "--config", write_config(tmp_path, data, mixup=0.8, cutmix=1.0), "--pynative_mode")
     assert_same_training(tmp_path, reference, 1e-4)
-
-
-def test_two_ranks_are_one_device_with_the_whole_batch(data, reference, tmp_path):
-    config = write_config(tmp_path, data, mixup=0.8, cutmix=1.0, batch_size=4)
-    wrapper("run_distribute_train.sh", config, "--num_devices", 2, "--extra", "--device_target", "CPU")
-    assert_same_training(tmp_path, reference, 1e-4)
-    assert (tmp_path / "logs" / RUN / "rank_1.log").read_text().count("evaluation") == 2
-    ours, theirs = metrics(tmp_path), metrics(reference)
-    assert [row["top1"] for row in ours] == [row["top1"] for row in theirs]
 
 
 def test_float16_with_a_dynamic_loss_scale_trains(data, reference, tmp_path):

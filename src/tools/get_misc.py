@@ -21,7 +21,15 @@ from src.config import Config
 from src.data.assembly import build_eval_loader, describe_model
 from src.data.imagenet import EvalLoader, ImageFolder, TrainLoader, check_class_names
 from src.device import start_device
-from src.distributed import Ranks, StopVote, join, launched_ranks, require_agreement, total_over_ranks
+from src.distributed import (
+    Ranks,
+    StopVote,
+    first_difference,
+    join,
+    launched_ranks,
+    require_agreement,
+    total_over_ranks,
+)
 from src.errors import UserError
 from src.model_info import ModelInfo
 from src.rebuild import rebuild_network
@@ -56,6 +64,7 @@ from src.tools.run_folder import (
     take_folder,
     write_class_names,
 )
+from src.tools.same_weights import SameWeights, weights_checksum
 from src.tools.saving import BestCheckpoints, CurrentCheckpoints, best_checkpoint
 from src.tools.schedulers import learning_rates
 from src.tools.starting_point import check_place, continue_run, load_weights, restore, start_at_epoch
@@ -308,15 +317,18 @@ def check_ranks_agree(
     ranks: Ranks, network: VisionTransformer, options: Mapping[str, Any], images: ImageFolder
 ) -> None:
     """Refuse to train where the ranks, which may run on hosts with disks of their own, do not start from the same."""
-    weights = 0
-    for parameter in network.get_parameters():
-        weights = zlib.crc32(np.ascontiguousarray(parameter.asnumpy()).view(np.uint8), weights)
     things = {
         "options": zlib.crc32(json.dumps(options, sort_keys=True).encode()),
         "training images": zlib.crc32(repr(images.classes).encode(), zlib.crc32(images.labels.tobytes())),
-        "weights": weights,
+        "weights": weights_checksum(network),
     }
     require_agreement(ranks, things)
+
+
+def differing_rank(ranks: Ranks, checksum: int) -> int | None:
+    """The first rank with another `checksum` of its weights than rank 0."""
+    difference = first_difference(ranks, {"weights": checksum})
+    return difference[1] if difference is not None else None
 
 
 def stop_signals(ranks: Ranks) -> Sequence[signal.Signals]:
@@ -356,6 +368,8 @@ def build_callbacks(
 ) -> list[Callback]:
     """What the first rank prints, records and saves; other ranks only log. `options`: see `run_options`."""
     lines: list[Callback] = [ProgressLines(config.print_loss_every), EvaluationLines()]
+    if ranks.size > 1:
+        lines.append(SameWeights(ranks.size, lambda: weights_checksum(network), lambda own: differing_rank(ranks, own)))
     unreadable = UnreadableLines(loader.unreadable, lambda number: total_over_ranks(ranks, number))
     if folders is None:
         return [*lines, unreadable]
