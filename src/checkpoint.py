@@ -104,7 +104,9 @@ def assemble(entries: Mapping[str, np.ndarray], path: Path) -> Checkpoint:
         info = ModelInfo.from_json(_as_text(entries[MODEL_INFO]))
         training = json.loads(_as_text(entries[TRAINING_STATE])) if TRAINING_STATE in entries else None
     except (ValueError, TypeError) as error:
-        raise UserError(f"{path} holds model information that this version cannot read: {error}") from error
+        raise UserError(
+            f"{path} holds model information that this version cannot read ({error}): use the version that wrote it"
+        ) from error
     parts: dict[str, dict[str, np.ndarray]] = {"": {}, EMA_PREFIX: {}, OPTIMIZER_PREFIX: {}}
     for name, array in entries.items():
         if name not in TEXTS:
@@ -112,7 +114,9 @@ def assemble(entries: Mapping[str, np.ndarray], path: Path) -> Checkpoint:
             parts[prefix][name.removeprefix(prefix)] = array
     for name, array in (parts[""] | parts[EMA_PREFIX]).items():
         if not np.issubdtype(array.dtype, np.floating):
-            raise UserError(f"{path} holds a parameter '{name}' of type {array.dtype}: it is damaged")
+            raise UserError(
+                f"{path} holds a parameter '{name}' of type {array.dtype}, it is damaged: use an earlier one"
+            )
     return Checkpoint(parts[""], info, parts[EMA_PREFIX] or None, parts[OPTIMIZER_PREFIX] or None, training)
 
 
@@ -125,7 +129,7 @@ def read_entries(path: Path) -> Iterator[tuple[str, np.ndarray]]:
     expected: Any = None
     for name, array in _stored_entries(path):
         if name in found:
-            raise UserError(f"{path} holds '{name}' twice: it is damaged")
+            raise UserError(f"{path} holds '{name}' twice, it is damaged: use an earlier one")
         found[name] = checksum(array)
         if name == CHECKSUMS:
             try:

@@ -25,5 +25,7 @@ def start_device(target: str, device_id: int, *, pynative: bool) -> None:
         # where this process has computed already, MindSpore refuses even the device that it is on
         if tuple(mindspore.get_current_device()) != (target, device_id):
             reason = str(error).splitlines()[0]
-            raise UserError(f"device_id {device_id} of {target} cannot be used: {reason}") from None
+            raise UserError(
+                f"device_id {device_id} of {target} cannot be used ({reason}): give another --device_id"
+            ) from None
     mindspore.set_context(mode=mindspore.PYNATIVE_MODE if pynative else mindspore.GRAPH_MODE)

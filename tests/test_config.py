@@ -355,7 +355,7 @@ def test_a_key_given_twice_is_refused(tmp_path):
 
 def test_files_that_are_no_config_are_refused(tmp_path):
     missing = tmp_path / "missing.yaml"
-    assert message(path=missing) == f"{missing}: no such config file"
+    assert message(path=missing) == f"{missing}: no such config file: check the path"
     broken = tmp_path / "broken.yaml"
     broken.write_text("a: [1,\nb: 2\n")
     assert message(path=broken).startswith(f"{broken}: not valid YAML at line 3: expected ")
@@ -445,5 +445,5 @@ def test_an_unknown_configs_name_is_refused_with_the_nearest_of_the_shipped(tmp_
         f"quickstart_digit: no such config file, nor one of those that are shipped ({names}): "
         "did you mean quickstart_digits?"
     )
-    with pytest.raises(UserError, match=r"^configs/quickstart_digits: no such config file$"):
+    with pytest.raises(UserError, match=r"^configs/quickstart_digits: no such config file: check the path$"):
         parse_args(["--config_path", "configs/quickstart_digits"], "train")

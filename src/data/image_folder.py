@@ -122,7 +122,7 @@ def _class_names(root: Path) -> list[str]:
         with os.scandir(root) as entries:
             names = sorted(entry.name for entry in entries if entry.is_dir())
     except OSError as error:
-        raise UserError(f"cannot read image folder {root}: {error.strerror}") from error
+        raise UserError(f"cannot read image folder {root}: {error.strerror}; check the path and its permissions") from error
     if not names:
         raise UserError(f"image folder {root} has no class folders; put the images into one subfolder per class")
     return names
@@ -141,7 +141,7 @@ def _walk(place: str, above: tuple[tuple[int, int], ...]) -> Iterator[tuple[str,
         with os.scandir(place) as entries:
             listed = [(entry.name, entry.is_dir()) for entry in entries]
     except OSError as error:
-        raise UserError(f"cannot read image folder {place}: {error.strerror}") from error
+        raise UserError(f"cannot read image folder {place}: {error.strerror}; check its permissions") from error
     here = (status.st_dev, status.st_ino)
     if here in above:
         raise UserError(f"image folder {place} is a link to a folder that it lies in; remove the link")

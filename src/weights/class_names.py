@@ -12,7 +12,9 @@ def read_class_names(path: Path, num_classes: int) -> tuple[str, ...]:
     try:
         names = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines())
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read as a list of class names ({error})") from error
+        raise UserError(
+            f"{path} cannot be read as a list of class names ({error}): give a text file with one name a line"
+        ) from error
     if len(names) != num_classes or not all(names):
         raise UserError(
             f"{path} holds {len(names)} lines, {names.count('')} of them empty: "

@@ -84,7 +84,9 @@ def read_ckpt(path: Path) -> Iterator[tuple[str, np.ndarray]]:
         with open(path, "rb") as file:
             yield from _read(file)
     except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror or error})") from error
+        raise UserError(
+            f"{path} cannot be read ({error.strerror or error}): copy it again, or check its permissions"
+        ) from error
     except _Malformed as error:
         raise UserError(
             f"{path} is damaged or not a MindSpore checkpoint ({error}): use an earlier one, or copy it again"

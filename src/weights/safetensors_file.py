@@ -58,7 +58,9 @@ def read_safetensors(path: Path) -> tuple[dict[str, str], Iterator[tuple[str, np
                 raise _damaged(path, "the header is cut short")
             header = _parse_header(file.read(header_bytes), path)
     except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror or error})") from error
+        raise UserError(
+            f"{path} cannot be read ({error.strerror or error}): copy it again, or check its permissions"
+        ) from error
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise _damaged(path, "its metadata are not texts")
@@ -152,7 +154,9 @@ def _arrays(
                     array = np.frombuffer(data, DTYPES[dtype])
                 yield name, array.reshape(shape)
     except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror or error})") from error
+        raise UserError(
+            f"{path} cannot be read ({error.strerror or error}): copy it again, or check its permissions"
+        ) from error
 
 
 def _damaged(path: Path, what: str) -> UserError:
