@@ -183,7 +183,7 @@ class Config:
     batch_size: int = option(TRAINING, 64, "images per device and micro-batch", at_least=1)
     is_dynamic_loss_scale: bool = option(TRAINING, True, "whether the loss scale follows overflows")
     loss_scale: float = option(TRAINING, 1024.0, "loss scale, the first one where it is dynamic", at_least=1)
-    num_parallel_workers: int = option(TRAINING, 8, "threads that read and augment images", at_least=1)
+    num_parallel_workers: int = option(TRAINING, 8, "threads that read and augment images", at_least=1, at_most=1024)
     start_epoch: int = option(TRAINING, 0, "epoch to start from", at_least=0)
     warmup_length: int = option(TRAINING, 20, "epochs of linear warm-up", at_least=0)
     warmup_lr: float = option(TRAINING, 7e-6, "learning rate at the start of the warm-up", at_least=0)

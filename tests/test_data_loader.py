@@ -402,6 +402,22 @@ def test_an_unreadable_image_where_none_may_be_ends_training_with_its_name_after
     assert_no_workers_left()
 
 
+def test_a_system_that_gives_no_more_threads_is_told_and_those_that_it_gave_end(folder, monkeypatch):
+    start = threading.Thread.start
+
+    def start_two(thread):
+        if len(worker_threads()) == 2:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_two)
+    with pytest.raises(
+        UserError, match=r"^num_parallel_workers is 5 and the system gives no more than 2 threads \(can"
+    ):
+        next(loader(folder, num_workers=5).epoch(0))
+    assert_no_workers_left()
+
+
 def test_an_unreadable_image_ends_evaluation_with_its_name(tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "bad.png").write_bytes(b"no image")

@@ -13,6 +13,8 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Generic, Protocol, TypeVar, cast
 
+from src.errors import UserError
+
 Result = TypeVar("Result", covariant=True)
 
 # A worker that hangs in a dead network drive must not keep a closed loader waiting; the threads are daemons.
@@ -90,8 +92,14 @@ class Prefetcher(Generic[Result]):
     def _start(self) -> None:
         for number in range(self._num_workers):
             thread = threading.Thread(target=self._run, name=f"data-worker-{number}", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError as error:
+                raise UserError(
+                    f"num_parallel_workers is {self._num_workers} and the system gives no more than {number} threads "
+                    f"({error}): lower it"
+                ) from error
             self._threads.append(thread)
-            thread.start()
 
     def _begin_more(self) -> None:
         while len(self._entries) < self._depth and not self._closed:
