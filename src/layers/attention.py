@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
+from src.layers.broadcast import AddRow
 from src.layers.drop_path_timm import make_dropout
+from src.layers.heads import MergeHeads, SplitHeads
 from src.layers.linear import Linear
 from src.layers.relative_position_bias import bias_table, gather_bias
 from src.layers.softmax import Softmax
@@ -27,9 +31,8 @@ class Attention(nn.Cell):
         super().__init__()
         if dim % num_heads:
             raise ValueError(f"embed_dim {dim} is not a multiple of num_heads {num_heads}")
-        self.num_heads = num_heads
-        self.head_dim = dim // num_heads
-        self.scale = self.head_dim**-0.5
+        tokens, head_dim = grid * grid + 1, dim // num_heads
+        self.scale = head_dim**-0.5
         self.q_bias = Parameter(Tensor(np.zeros(dim, np.float32)))
         self.v_bias = Parameter(Tensor(np.zeros(dim, np.float32)))
         self.qkv = Linear(dim, 3 * dim, has_bias=False)
@@ -42,25 +45,21 @@ class Attention(nn.Cell):
         self.scores = ops.BatchMatMul(transpose_b=True)
         self.weighted_sum = ops.BatchMatMul()
         self.softmax = Softmax()
+        self.split_heads = SplitHeads(tokens, num_heads, head_dim)
+        self.merge_heads = MergeHeads(tokens, num_heads, head_dim)
+        self.add_row = AddRow()
 
     def construct(self, x: Tensor, shared_bias: Tensor | None = None, key: Tensor | None = None) -> Tensor:
         """`x` [B, N, dim], `shared_bias` [heads, N, N], `key` int32 [B] for dropout -> [B, N, dim]."""
-        batch, tokens, dim = x.shape
         q, k, v = self.queries_keys_values(x)
         attention = ops.cast(self.probabilities(q, k, shared_bias), self.matmul_dtype)
         heads = ops.cast(self.weighted_sum(attention, ops.cast(v, self.matmul_dtype)), self.activation_dtype)
-        y = ops.reshape(ops.transpose(heads, (0, 2, 1, 3)), (batch, tokens, dim))
-        return self.proj_drop(self.proj(y), key)
+        return self.proj_drop(self.proj(self.merge_heads(heads)), key)
 
     def queries_keys_values(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """`x` [B, N, dim] -> three of [B, heads, N, head_dim], by one multiplication; the queries are scaled."""
-        batch, tokens, _ = x.shape
-        qkv = self.qkv(x, ops.concat((self.q_bias, ops.zeros_like(self.q_bias), self.v_bias)))
-        qkv = ops.reshape(qkv, (batch, tokens, 3, self.num_heads, self.head_dim))
-        # split, not indexing: MindSpore's StridedSlice takes ten times as long on a CPU
-        q, k, v = ops.split(ops.transpose(qkv, (2, 0, 3, 1, 4)), 1, 0)
-        shape = (batch, self.num_heads, tokens, self.head_dim)
-        return ops.reshape(q, shape) * self.scale, ops.reshape(k, shape), ops.reshape(v, shape)
+        q, k, v = self.split_heads(self.qkv(x, ops.concat((self.q_bias, ops.zeros_like(self.q_bias), self.v_bias))))
+        return q * self.scale, k, v
 
     def probabilities(self, q: Tensor, k: Tensor, shared_bias: Tensor | None) -> Tensor:
         """How much each query (third axis) attends to each key (last axis): float32 [B, heads, N, N], rows sum to 1."""
@@ -68,7 +67,12 @@ class Attention(nn.Cell):
         scores = ops.cast(scores, ms.float32)
         if self.relative_position_bias_table is not None:
             bias = gather_bias(self.relative_position_bias_table, self.index, q.shape[2])
-            scores = scores + ops.cast(bias, ms.float32)
+            scores = self.add_bias(scores, bias)
         if shared_bias is not None:
-            scores = scores + ops.cast(shared_bias, ms.float32)
+            scores = self.add_bias(scores, shared_bias)
         return self.softmax(scores)
+
+    def add_bias(self, scores: Tensor, bias: Tensor) -> Tensor:
+        """`scores` float32 [B, heads, N, N] + `bias` [heads, N, N]."""
+        rows = ops.reshape(scores, (scores.shape[0], math.prod(bias.shape)))
+        return ops.reshape(self.add_row(rows, ops.reshape(ops.cast(bias, ms.float32), (-1,))), scores.shape)

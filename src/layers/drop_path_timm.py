@@ -32,7 +32,8 @@ class DropPath(nn.Cell):
                 "training with drop_path > 0 needs `key`, one random int32 per sample: network(image, key)"
             )
         mask = keep_mask(key, self.stream, self.keep_prob) * (1.0 / self.keep_prob)
-        return x * ops.cast(ops.reshape(mask, (x.shape[0],) + (1,) * (x.ndim - 1)), x.dtype)
+        mask = ops.cast(ops.reshape(mask, (x.shape[0],) + (1,) * (x.ndim - 1)), x.dtype)
+        return x * ops.broadcast_to(mask, x.shape)  # equal shapes: see src/layers/broadcast.py
 
 
 class Dropout(nn.Cell):

@@ -25,4 +25,6 @@ class Softmax(nn.Cell):
         columns = x.shape[-1]
         products = ops.reshape(out * dout, (-1, columns))
         sums = ops.matmul(products, ops.ones((columns, 1), x.dtype))
-        return (out * (dout - ops.reshape(sums, x.shape[:-1] + (1,))),)  # noqa: RUF005 (graph mode: no starred tuple)
+        # in every column, since kernels that broadcast are slow and large (see src/layers/broadcast.py)
+        sums = ops.reshape(ops.matmul(sums, ops.ones((1, columns), x.dtype)), x.shape)
+        return (out * (dout - sums),)
