@@ -103,7 +103,7 @@ def test_the_preview_says_what_the_folders_hold_and_needs_no_mindspore(tmp_path,
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [
         f"{tmp_path}/data/train: 23 images of 3 classes, from 7 (red) to 8 (blue) a class",
-        f"{tmp_path}/data/val: 9 images of 3 classes, from 3 (blue) to 3 (blue) a class",
+        f"{tmp_path}/data/val: 9 images of 3 classes, 3 a class",
         "p.png shows 6 of the 6 images of the first training batch, each beside its evaluation view",
     ]
     assert (tmp_path / "p.png").exists()

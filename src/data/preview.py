@@ -46,10 +46,10 @@ def describe_folder(folder: ImageFolder) -> str:
     """A line with the numbers of images and classes, and the smallest and the largest class."""
     counts = np.bincount(folder.labels, minlength=len(folder.classes))
     few, many = int(counts.argmin()), int(counts.argmax())
-    return (
-        f"{folder.root}: {len(folder)} images of {len(folder.classes)} classes, from {counts[few]} "
-        f"({folder.classes[few]}) to {counts[many]} ({folder.classes[many]}) a class"
-    )
+    spread = f"from {counts[few]} ({folder.classes[few]}) to {counts[many]} ({folder.classes[many]})"
+    if counts[few] == counts[many]:
+        spread = str(counts[few])
+    return f"{folder.root}: {len(folder)} images of {len(folder.classes)} classes, {spread} a class"
 
 
 def draw_preview(config: PreviewConfig, train: ImageFolder, output: Path) -> int:
