@@ -32,6 +32,10 @@ def exit_code(main: Callable[[], int | None]) -> int:
 
 
 def without_control_characters(text: str) -> str:
-    """`text` with line ends and other control characters spelt out: names from files and of files may hold any."""
-    spelt_out = ("Cc", "Zl", "Zp")  # of Unicode's line and paragraph separators there is one each
-    return "".join(repr(letter)[1:-1] if unicodedata.category(letter) in spelt_out else letter for letter in text)
+    """`text` with what is no letter of a line spelt out: names from files and of files may hold any of it."""
+    return "".join(repr(letter)[1:-1] if is_control(letter) else letter for letter in text)
+
+
+def is_control(letter: str) -> bool:
+    """Whether it is a control character, a line end of Unicode, or what stands for a byte that is no UTF-8."""
+    return unicodedata.category(letter) in ("Cc", "Zl", "Zp", "Cs")

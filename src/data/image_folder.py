@@ -11,7 +11,7 @@ from typing import overload
 import numpy as np
 
 from src.data.sampling import spread
-from src.errors import UserError
+from src.errors import UserError, is_control
 
 # In lower case; a file's ending is compared without regard to case.
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".pgm", ".ppm", ".tif", ".tiff", ".webp")
@@ -125,6 +125,12 @@ def _class_names(root: Path) -> list[str]:
         raise UserError(f"cannot read image folder {root}: {error.strerror}; check the path and its permissions") from error
     if not names:
         raise UserError(f"image folder {root} has no class folders; put the images into one subfolder per class")
+    odd = [name for name in names if any(map(is_control, name))]
+    if odd:
+        raise UserError(
+            f"image folder {root}: {_listed(odd)} cannot be {'a class name' if len(odd) == 1 else 'class names'}, "
+            f"which are lines of UTF-8 text: rename {'the folder' if len(odd) == 1 else 'these folders'}"
+        )
     return names
 
 

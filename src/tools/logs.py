@@ -15,7 +15,10 @@ class _BesideTheBar(logging.Handler):
     """Prints to standard output without breaking the progress bar on standard error."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        tqdm.write(self.format(record), file=sys.stdout)
+        text = self.format(record)
+        encoding = sys.stdout.encoding or "utf-8"
+        # a path that the terminal's character set lacks must not end the run, nor fill it with logging's own errors
+        tqdm.write(text.encode(encoding, "backslashreplace").decode(encoding), file=sys.stdout)
         sys.stdout.flush()
 
 
@@ -29,6 +32,6 @@ def start_logging(file: Path | None, *, terminal: bool) -> None:
     if terminal:
         logger.addHandler(_BesideTheBar())
     if file is not None:
-        to_file = logging.FileHandler(file, encoding="utf-8")
+        to_file = logging.FileHandler(file, encoding="utf-8", errors="backslashreplace")
         to_file.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
         logger.addHandler(to_file)

@@ -1,0 +1,144 @@
+"""Images of every kind, under names of every kind, go through training and evaluation as Pillow reads them."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from src.config import read_config
+from src.data.assembly import read_data
+from src.data.imagenet import EvalLoader, TrainLoader, read_image_folder
+from src.data.transforms import eval_transform, train_transform
+from src.errors import UserError
+from src.tools.logs import start_logging
+from tests.tiny_project import error_line, run, script, write_config, write_images
+
+GOLDEN = dict(np.load(Path(__file__).parent / "golden" / "data.npz"))
+KINDS = GOLDEN["file_names"].tolist()
+SIZE = 16
+RAW = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
+
+
+def animated_png() -> bytes:
+    file = io.BytesIO()
+    frames = [Image.new("RGB", (12, 9), (40 * number, 200, 10)) for number in range(3)]
+    frames[0].save(file, "PNG", save_all=True, append_images=frames[1:])
+    return file.getvalue()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A class of files with odd names, one that is a link to a folder, and one of links to files."""
+    root = tmp_path_factory.mktemp("odd")
+    for place in (root / "images" / "größe 漢字 'q'", root / "elsewhere"):
+        place.mkdir(parents=True)
+        for name in KINDS:
+            (place / f"é {name}").write_bytes(GOLDEN[f"file_{name.split('.')[0]}"].tobytes())
+    (root / "images" / "größe 漢字 'q'" / "line\nend.png").write_bytes(animated_png())
+    (root / "images" / "größe 漢字 'q'" / os.fsdecode(b"no utf-8 \xff.PNG")).write_bytes(animated_png())
+    (root / "images" / "linked folder").symlink_to(root / "elsewhere")
+    (root / "images" / "linked files").mkdir()
+    (root / "images" / "linked files" / "a b.jpg").symlink_to(root / "elsewhere" / "é jpeg_cmyk.jpeg")
+    return read_image_folder(root / "images")
+
+
+def test_the_kinds_are_those_that_data_sets_have():
+    found = {name.split(".")[0] for name in KINDS}
+    for kind in ("grey", "rgba", "grey_alpha", "palette", "jpeg_cmyk", "sixteen_bit", "jpeg_rotated", "animated"):
+        assert kind in found
+    assert "one_pixel" in found
+
+
+@pytest.mark.filterwarnings("ignore:Palette images with Transparency")
+def test_evaluation_sees_what_pillow_converts_to_rgb(folder):
+    assert len(folder) == 2 * len(KINDS) + 3
+    transform = eval_transform(image_size=SIZE, crop_pct=1.0, **RAW)
+    batches = list(EvalLoader(folder, transform, 8, num_workers=2))
+    images = np.concatenate([batch.image[: batch.valid] for batch in batches])
+    assert len(images) == len(folder)
+    for path, found in zip(folder.paths, images):
+        expected = np.empty((3, SIZE, SIZE), np.float32)
+        with Image.open(path) as image:
+            transform(image.convert("RGB"), out=expected)
+        np.testing.assert_array_equal(found, expected, err_msg=str(path))
+
+
+@pytest.mark.filterwarnings("ignore:Palette images with Transparency")
+def test_training_takes_them_all(folder):
+    transform = train_transform(
+        image_size=SIZE,
+        min_crop=0.08,
+        interpolation="bicubic",
+        auto_augment="rand-m9-mstd0.5-inc1",
+        re_prob=0.5,
+        re_mode="pixel",
+        re_count=1,
+        **RAW,
+    )
+    loader = TrainLoader(folder, transform, None, 3, 1, seed=0, num_workers=2)
+    assert sum(np.isfinite(batch.image).all() for batch in loader.epoch(0)) == len(folder)
+    assert loader.unreadable.count(0) == 0
+
+
+@pytest.mark.parametrize("name", ["two\nlines", os.fsdecode(b"latin \xff"), "line\u2028separator"])
+def test_a_class_folder_whose_name_is_no_line_of_text_is_refused(tmp_path, name):
+    """Class names are kept one in a line, in UTF-8."""
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "1.png").touch()
+    with pytest.raises(UserError, match=r"cannot be a class name, which are lines of UTF-8 text: rename the folder$"):
+        read_image_folder(tmp_path)
+
+
+def test_the_classes_of_training_and_validation_are_compared_before_mindspore_is_imported(tmp_path):
+    data = write_images(tmp_path / "data")
+    config = read_config(write_config(tmp_path, data))
+    (data / "train" / "empty").mkdir()
+    with pytest.raises(UserError, match=r"train: no images in class folder 'empty'; add some"):
+        read_data(config)
+    (data / "train" / "empty").rmdir()
+    (data / "val" / "red").rename(data / "val" / "yellow")
+    with pytest.raises(UserError, match=r"val has a class that the training folder .* lacks: 'yellow'"):
+        read_data(config)
+    command = (
+        "import sys, train; from src.errors import exit_code; "
+        f"sys.argv = ['train.py', '--config', {str(tmp_path / 'config.yaml')!r}]; "
+        "code = exit_code(train.main); print('mindspore' in sys.modules); sys.exit(code)"
+    )
+    done = run(sys.executable, "-c", command, check=False)
+    assert "'yellow'" in error_line(done)
+    assert done.stdout == "False\n"
+
+
+def test_an_unreadable_image_in_evaluation_is_one_line_that_names_it(tmp_path):
+    """Of a real process, whose threads read the images."""
+    data = write_images(tmp_path / "data")
+    bad = data / "val" / "green" / "größe.png"
+    bad.write_bytes(b"<html>")
+    config = write_config(tmp_path, data, epochs=1)
+    line = error_line(script("train.py", "--config", config, check=False))
+    assert line == (
+        f"cannot read image {bad}: it is not in an image format that Pillow knows; replace or remove the file"
+    )
+
+
+def test_paths_that_a_terminal_or_a_log_file_cannot_write_are_spelt_out(tmp_path, monkeypatch):
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding="ascii", write_through=True)
+    monkeypatch.setattr(sys, "stdout", terminal)
+    start_logging(tmp_path / "log", terminal=True)
+    logging.getLogger("beit").info("größe %s", os.fsdecode(b"\xff"))
+    assert terminal.buffer.getvalue() == b"gr\\xf6\\xdfe \\udcff\n"
+    assert re.search(r" größe \\udcff\n$", (tmp_path / "log").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(autouse=True)
+def no_handlers_left():
+    yield
+    logging.getLogger("beit").handlers.clear()
