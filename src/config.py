@@ -269,6 +269,9 @@ class Config:
     device_id: int = option(HARDWARE, 0, "device of a run on one device", at_least=0)
     device_num: int = option(HARDWARE, 1, "devices of the run; above 1, start it with mpirun", at_least=1)
     device_target: str = option(HARDWARE, "GPU", "kind of device", choices=("CPU", "GPU", "Ascend"))
+    compile_cache: str | None = option(
+        HARDWARE, None, "folder to keep compiled training graphs in, so that the same run starts faster", added=True
+    )
 
     summary_root_dir: str = option(CALLBACKS, "outputs/summary_dir/", "folder of the MindInsight summaries")
     ckpt_root_dir: str = option(CALLBACKS, "outputs/checkpoints/", "folder of the current checkpoints")

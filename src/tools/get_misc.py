@@ -44,6 +44,7 @@ from src.tools.callback import (
     UnreadableLines,
 )
 from src.tools.cell import set_amp_level
+from src.tools.compile_cache import CompileCache, cache_key
 from src.tools.criterion import SoftTargetCrossEntropy
 from src.tools.curves import CurvesPicture
 from src.tools.logs import start_logging
@@ -269,6 +270,9 @@ def build_train_step(config: Config, network: VisionTransformer, rates: np.ndarr
         "accumulation_steps": config.accumulation_steps,
         "ranks": ranks.size,
     }
+    if config.compile_cache is not None:
+        key = cache_key(config, len(rates), ranks.size)
+        options["compiling"] = CompileCache(Path(config.compile_cache).absolute() / key)
     criterion = SoftTargetCrossEntropy()
     if config.with_ema:
         return TrainOneStepWithEMA(network, criterion, optimizer, ema_decay=config.ema_decay, **options)

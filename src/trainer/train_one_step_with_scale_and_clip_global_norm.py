@@ -5,6 +5,7 @@ All of it runs on the device without a branch, so the host never waits for a ste
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -239,6 +240,7 @@ class TrainOneStepWithScaleAndClipGlobalNorm:
         ranks: devices that train together, each with its own micro-batches; needs `communication.init` before.
         growth_interval: steps without overflow after which a dynamic loss scale doubles.
         after_update: a cell without inputs that follows every step in the same graph.
+        compiling: entered around every call, one of which compiles; see `src.tools.compile_cache`.
 
     Raises:
         UserError: for a loss scale below 1 and a clipping norm that is not above 0.
@@ -258,8 +260,10 @@ class TrainOneStepWithScaleAndClipGlobalNorm:
         ranks: int = 1,
         growth_interval: int = GROWTH_INTERVAL,
         after_update: nn.Cell | None = None,
+        compiling: contextlib.AbstractContextManager[None] = contextlib.nullcontext(),  # noqa: B008 (it has no state)
     ) -> None:
         self.network = network
+        self.compiling = compiling
         self.optimizer = optimizer
         self.accumulation_steps = accumulation_steps
         self.micro_batch = 0
@@ -287,6 +291,10 @@ class TrainOneStepWithScaleAndClipGlobalNorm:
         step was skipped (bool []) and the loss scale that it used (float32 []). A call that only accumulates gives
         its own micro-batch's loss, False, and the scale.
         """
+        with self.compiling:
+            return self._call(image, target, key)
+
+    def _call(self, image: Tensor, target: Tensor, key: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         if self.accumulation_steps == 1:
             return self.step(image, target, key)
         loss, loss_scale = self.accumulate(image, target, key)
