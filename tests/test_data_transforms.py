@@ -19,6 +19,7 @@ from src.data.transforms import (
     normalise,
     random_crop_box,
     resize_shorter_side,
+    resized_centre,
     train_transform,
 )
 from src.errors import UserError
@@ -269,3 +270,12 @@ def test_a_wrong_option_of_the_evaluation_transform_is_refused():
         eval_transform(image_size=8, crop_pct=1.5, mean=HALF, std=HALF)
     with pytest.raises(UserError, match="interpolation: evaluation cannot draw its filter"):
         eval_transform(image_size=8, crop_pct=0.9, interpolation="random", mean=HALF, std=HALF)
+
+
+@pytest.mark.parametrize("size", [(500, 375), (375, 500), (64, 64), (37, 90), (1000, 61)])
+@pytest.mark.parametrize("resample", [Image.Resampling.BICUBIC, Image.Resampling.BILINEAR, Image.Resampling.NEAREST])
+def test_cutting_columns_between_width_and_height_changes_no_pixel(size, resample):
+    pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    image = Image.fromarray(pixels)
+    at_once = centre_crop(resize_shorter_side(image, 71, resample), 64)
+    np.testing.assert_array_equal(np.asarray(resized_centre(image, 71, 64, resample)), np.asarray(at_once))

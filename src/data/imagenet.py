@@ -16,6 +16,7 @@ from PIL import Image
 
 from src.data.augment.mixup import Mixing, Mixup, mix_images, mix_targets
 from src.data.decode import UnreadableImage, read_rgb
+from src.data.heap import keep_freed_memory
 from src.data.image_folder import (
     IMAGE_EXTENSIONS,
     ImageFolder,
@@ -284,6 +285,7 @@ def _check_workers(num_workers: int) -> None:
 def _run(
     jobs: Iterator[Job[Batch]], num_workers: int, batch_size: int, runs: weakref.WeakSet[Prefetcher[Batch]]
 ) -> Iterator[Batch]:
+    keep_freed_memory()
     # Two batches under way keep the workers busy while the consumer takes one, unless there are more workers than a
     # batch has images.
     prefetcher = Prefetcher(jobs, num_workers, depth=2 + (num_workers - 1) // batch_size)

@@ -76,7 +76,7 @@ class EvalTransform:
 
     def __call__(self, image: Image.Image, out: np.ndarray | None = None) -> np.ndarray:
         """The transformed image, float32 [3, S, S], written into `out` where that is given."""
-        image = centre_crop(resize_shorter_side(image, self.resized, self.resample), self.image_size)
+        image = resized_centre(image, self.resized, self.image_size, self.resample)
         return normalise(image, self.mean, self.std, out)
 
 
@@ -196,15 +196,37 @@ def jitter_colours(image: Image.Image, order: Sequence[int], factors: Sequence[f
 
 def resize_shorter_side(image: Image.Image, size: int, resample: Image.Resampling) -> Image.Image:
     """Resize so that the shorter side has `size` pixels; the longer one is rounded down, as in torchvision."""
+    return image.resize(_resized_sizes(image, size), resample)
+
+
+def _resized_sizes(image: Image.Image, size: int) -> tuple[int, int]:
     if image.width <= image.height:
-        return image.resize((size, int(size * image.height / image.width)), resample)
-    return image.resize((int(size * image.width / image.height), size), resample)
+        return size, int(size * image.height / image.width)
+    return int(size * image.width / image.height), size
+
+
+def resized_centre(image: Image.Image, resized: int, size: int, resample: Image.Resampling) -> Image.Image:
+    """`resize_shorter_side` to `resized` and `centre_crop` to `size`, without resizing columns that are cut off.
+
+    Pillow resizes first in width, then in height, and rounds in between: done as two calls, with the columns cut
+    between them, it gives the same pixels in a tenth less time. `nearest` knows no such steps.
+    """
+    if resample == Image.Resampling.NEAREST:
+        return centre_crop(resize_shorter_side(image, resized, resample), size)
+    width, height = _resized_sizes(image, resized)
+    left, upper = _centred(width, size), _centred(height, size)
+    image = image.resize((width, image.height), resample).crop((left, 0, left + size, image.height))
+    return image.resize((size, height), resample).crop((0, upper, size, upper + size))
 
 
 def centre_crop(image: Image.Image, size: int) -> Image.Image:
     """The square in the middle; an edge that would lie on half a pixel goes to the even number, as in torchvision."""
-    left, upper = round((image.width - size) / 2.0), round((image.height - size) / 2.0)
+    left, upper = _centred(image.width, size), _centred(image.height, size)
     return image.crop((left, upper, left + size, upper + size))
+
+
+def _centred(length: int, size: int) -> int:
+    return round((length - size) / 2.0)
 
 
 def normalise(
