@@ -9,6 +9,9 @@ import os
 import resource
 import signal
 import struct
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import mindspore
@@ -27,6 +30,7 @@ from src.tools.saving import BestCheckpoints, CurrentCheckpoints
 from src.trainer.evaluate import EvalResult
 from src.trainer.interrupt import stop_on_signal
 from src.trainer.loop import STEPS_AHEAD, Callback, RunState, StepMeter, TrainingDiverged, train
+from tests.tiny_project import ROOT
 
 BATCH = TrainBatch(np.zeros((2, 3, 4, 4), np.float32), np.zeros((2, 3), np.float32), np.zeros(2, np.int32))
 INFO = ModelInfo("beit_micro_patch8_32", 32, 3)
@@ -124,6 +128,38 @@ def test_a_signal_ends_the_run_after_its_step_and_a_second_one_is_the_systems(nu
         assert signal.getsignal(number) is before
     assert state.stop_signal == number
     assert recorder.seen[-2:] == [("step", 0, 2, 2), ("train end", 0, 2)]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_signal_ends_the_process_at_once_also_within_a_step_that_python_does_not_see_into(number):
+    """A long step of MindSpore's is one call into compiled code: here it waits for a lock."""
+    code = """
+import ctypes, numpy as np
+held = ctypes.create_string_buffer(64)  # a mutex, as zeros initialise it; locked twice it waits for ever, signal or not
+ctypes.CDLL(None).pthread_mutex_lock(held)
+from src.tools.logs import start_logging
+from src.trainer.interrupt import stop_on_signal
+from src.trainer.loop import RunState
+start_logging(None, terminal=True)
+with stop_on_signal(RunState(1, 1, 1, np.zeros(1))):
+    print("begun", flush=True)
+    ctypes.CDLL(None).pthread_mutex_lock(held)
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout.readline() == "begun\n"
+        begin = time.monotonic()
+        try:
+            for _ in range(2):
+                process.send_signal(number)
+                time.sleep(0.2)
+            _, err = process.communicate(timeout=30)
+        finally:
+            process.kill()
+    assert process.returncode == 128 + number
+    assert time.monotonic() - begin < 10
+    assert err == "interrupted\n"
 
 
 def test_all_ranks_stop_after_the_step_that_the_vote_says_whoever_was_asked():

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import signal
+import threading
 from collections.abc import Iterator, Sequence
 from types import FrameType
 
@@ -20,9 +22,10 @@ SIGNALS_OF_RANKS = (signal.SIGUSR1,)
 
 @contextlib.contextmanager
 def stop_on_signal(state: RunState, signals: Sequence[signal.Signals] = SIGNALS) -> Iterator[None]:
-    """While inside, the first of `signals` asks `state` to stop after the step; the second ends at once.
+    """While inside, the first of `signals` asks `state` to stop after the step; the second ends the process at once.
 
-    MindSpore has a handler of its own while it runs a graph: it turns a Ctrl-C at that moment into SIGTERM.
+    MindSpore has a handler of its own while it runs a graph: it turns a Ctrl-C at that moment into SIGTERM. Python
+    calls its handlers only after the graph, which may be long, so the second signal is waited for by a thread.
     """
 
     def ask(number: int, frame: FrameType | None) -> None:
@@ -32,11 +35,28 @@ def stop_on_signal(state: RunState, signals: Sequence[signal.Signals] = SIGNALS)
             signal.signal(each, before[each])
 
     before = {each: signal.signal(each, ask) for each in signals}
+    receiver, sender = os.pipe()
+    os.set_blocking(sender, False)  # as set_wakeup_fd wants it
+    wakeup_before = signal.set_wakeup_fd(sender, warn_on_full_buffer=False)
+    threading.Thread(target=_end_at_second, args=(receiver, frozenset(signals)), daemon=True).start()
     try:
         yield
     finally:
+        signal.set_wakeup_fd(wakeup_before)
+        os.close(sender)  # ends the thread
         for each in signals:
             signal.signal(each, before[each])
+
+
+def _end_at_second(receiver: int, signals: frozenset[signal.Signals]) -> None:
+    """Read the numbers of the signals that arrive, and end the process at the second of `signals`."""
+    seen = 0
+    while number := os.read(receiver, 1):
+        seen += number[0] in signals
+        if seen == 2:
+            os.write(2, b"interrupted\n")
+            os._exit(128 + number[0])
+    os.close(receiver)
 
 
 def stopped_exit_code(state: RunState, signals: Sequence[signal.Signals]) -> int:
