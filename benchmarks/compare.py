@@ -73,10 +73,12 @@ def describe_machine(machine: Machine, facts: dict[str, Any]) -> str:
     cpu = [
         line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
     ]
+    versions = "; ".join(side["version"] for side in facts.values())
+    products = ", ".join(f"{name} {side['flops'] / 1e9:.0f} GFLOP/s" for name, side in facts.items())
     load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
     return (
-        f"{os.cpu_count()} cores ({cpu[0] if cpu else 'unknown'}), {facts['version']}, load {load}\n"
-        f"matrix product {machine.flops / 1e9:.0f} GFLOP/s, copy {machine.bytes_per_second / 1e9:.0f} GB/s"
+        f"{os.cpu_count()} cores ({cpu[0] if cpu else 'unknown'}), {versions}, load {load}\n"
+        f"matrix product {products}; copy {machine.bytes_per_second / 1e9:.0f} GB/s"
     )
 
 

@@ -18,6 +18,7 @@ from src.layers.counter_based_random import as_int32, keep_mask, mix, random_bit
 from src.layers.custom_identity import Identity
 from src.layers.drop_path_timm import Dropout, DropPath, make_drop_path, make_dropout
 from src.layers.gelu import GELU
+from src.layers.heads import MergeHeads, SplitHeads
 from src.layers.layer_norm import LayerNorm
 from src.layers.linear import Linear
 from src.layers.mlp import Mlp
@@ -194,6 +195,30 @@ def test_multiplying_a_row_has_the_products_gradients(each_mode, rng):
     dx, drow = gradients(MultiplyRow(), x, row, dy)
     np.testing.assert_allclose(dx, dy * row, atol=1e-6)
     np.testing.assert_allclose(drow, (dy * x).sum((0, 1)), atol=2e-6)
+
+
+def test_qkv_is_cut_as_q_k_v_then_head_then_number_of_the_head(each_mode, rng):
+    qkv = rng.standard_normal((2, 5, 3 * 4 * 6)).astype(np.float32)  # 5 tokens, 4 heads of 6
+    parts = SplitHeads(5, 4, 6)(Tensor(qkv))
+    expected = qkv.reshape(2, 5, 3, 4, 6).transpose(2, 0, 3, 1, 4)
+    for part, values in zip(parts, expected):
+        np.testing.assert_array_equal(part.asnumpy(), values)
+
+
+def test_heads_are_laid_side_by_side(each_mode, rng):
+    heads = rng.standard_normal((2, 4, 5, 6)).astype(np.float32)
+    merged = MergeHeads(5, 4, 6)(Tensor(heads)).asnumpy()
+    np.testing.assert_array_equal(merged, heads.transpose(0, 2, 1, 3).reshape(2, 5, 24))
+
+
+def test_gradients_of_heads_go_back_to_where_they_came_from(each_mode, rng):
+    heads, dy = rng.standard_normal((2, 4, 5, 6)), rng.standard_normal((2, 5, 24)).astype(np.float32)
+    (back,) = gradients(MergeHeads(5, 4, 6), heads, dy)
+    np.testing.assert_array_equal(back, dy.reshape(2, 5, 4, 6).transpose(0, 2, 1, 3))
+    parts = rng.standard_normal((3, 2, 4, 5, 6)).astype(np.float32)
+    split = ops.GradOperation(get_all=True, sens_param=True)(SplitHeads(5, 4, 6))
+    (dqkv,) = split(Tensor(np.zeros((2, 5, 72), np.float32)), tuple(Tensor(part) for part in parts))
+    np.testing.assert_array_equal(dqkv.asnumpy(), parts.transpose(1, 3, 0, 2, 4).reshape(2, 5, 72))
 
 
 def test_softmax_has_the_jacobian_diag_p_minus_p_p(each_mode, rng):

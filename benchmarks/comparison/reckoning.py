@@ -63,7 +63,7 @@ class Sizes:
 
     @property
     def parameters(self) -> int:
-        """Of the matrices; vectors and tables are a thousandth of them."""
+        """Of the matrices; vectors and tables are three thousandths of them."""
         block = (4 + 2 * self.mlp_ratio) * self.embed_dim**2
         return self.depth * block + (3 * self.patch_size**2 + self.num_classes) * self.embed_dim
 

@@ -20,6 +20,7 @@ from src.data import assembly as data
 from src.data.image_folder import read_image_folder
 
 CONFIG = "beit_base_patch16_224_ft1k"
+MACHINE_ROUNDS = 20
 STEPS = 1000  # of the schedule; more than are taken
 COMMON = [
     "--config_path", CONFIG, "--num_parallel_workers", "2", "--use_clip_grad_norm", "--with_ema", "False",
@@ -102,6 +103,21 @@ def eval_pipeline(options: dict[str, Any]) -> None:
     serve({"images": len(folder)}, one_pass)
 
 
+def machine(options: dict[str, Any]) -> None:
+    """The rate of a product of the perceptron's size, in operations a second."""
+    from mindspore import Tensor, ops
+
+    from src.tools import get_misc as build
+
+    build.start(configure(options))
+    rng = np.random.default_rng(0)
+    rows = options["batch_size"] * 197
+    left, right = (Tensor(rng.standard_normal(shape, dtype=np.float32)) for shape in ((rows, 768), (3072, 768)))
+    product = ops.MatMul(transpose_b=True)
+    seconds = min(timed(lambda: product(left, right).asnumpy()[0, 0]) for _ in range(MACHINE_ROUNDS))
+    serve({"flops": 2 * rows * 768 * 3072 / seconds, **versions()}, lambda: None)
+
+
 def random_batch(size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Images, one-hot targets and drop path's keys."""
     rng = np.random.default_rng(0)
@@ -136,7 +152,13 @@ def device_memory(target: str) -> dict[str, int]:
     return {} if target == "CPU" else {"device_bytes": int(mindspore.runtime.max_memory_allocated())}
 
 
-TASKS = {"forward": forward, "step": step, "train_pipeline": train_pipeline, "eval_pipeline": eval_pipeline}
+TASKS = {
+    "forward": forward,
+    "step": step,
+    "train_pipeline": train_pipeline,
+    "eval_pipeline": eval_pipeline,
+    "machine": machine,
+}
 
 if __name__ == "__main__":
     main()

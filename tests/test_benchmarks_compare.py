@@ -1,0 +1,94 @@
+"""The arithmetic and the chart of benchmarks/compare.py; what it measures is not for tests."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.comparison.bars import LEFT, RIGHT, WIDTH, Bar, bar_chart, place
+from benchmarks.comparison.driver import Side, SideFailed, alternate
+from benchmarks.comparison.reckoning import Machine, Sizes, Work, forward_work, ratio_of, step_memory, step_work
+from src.pictures.line_charts import COLOURS, make_axis
+
+BASE = Sizes(embed_dim=768, depth=12, num_heads=12, patch_size=16, image_size=224, num_classes=1000)
+
+
+def test_ratios_are_taken_round_by_round():
+    # in the second round the machine was twice as slow for both: the ratio is the same
+    assert ratio_of([1.0, 2.0, 1.0], [1.5, 3.0, 1.5]) == (1.5, 1.5, 1.5)
+
+
+def test_the_spread_of_a_ratio_is_its_quartiles():
+    assert ratio_of([1.0] * 5, [1.0, 2.0, 3.0, 4.0, 5.0]) == (3.0, 2.0, 4.0)
+
+
+def test_floor_is_the_slower_of_multiplying_and_moving():
+    machine = Machine(flops=100.0, bytes_per_second=10.0)
+    assert Work(flops=200.0, bytes=5.0).floor(machine) == 2.0
+    assert Work(flops=200.0, bytes=50.0).floor(machine) == 5.0
+
+
+def test_operations_of_base_are_those_of_the_literature():
+    # 17.58 billion multiply-adds an image (timm's table for ViT-B/16 at 224), two operations each
+    assert forward_work(BASE, 1).flops == pytest.approx(2 * 17.58e9, rel=2e-3)
+
+
+def test_matrices_are_all_but_three_thousandths_of_the_parameters_of_base():
+    assert pytest.approx(86_530_984, rel=3e-3) == BASE.parameters
+
+
+def test_a_step_has_each_product_thrice_but_for_the_pixels_gradient():
+    sizes = Sizes(embed_dim=2, depth=0, num_heads=1, patch_size=1, image_size=2, num_classes=3)
+    patches, head = 2 * 4 * 3 * 2, 2 * 2 * 3
+    assert forward_work(sizes, 1).flops == patches + head
+    assert step_work(sizes, 1).flops == 2 * patches + 3 * head
+
+
+def test_memory_grows_by_the_activations_of_an_image():
+    one, two, three = (step_memory(BASE, batch) for batch in (1, 2, 3))
+    assert two - one == three - two
+    # 18 streams of 197 x 768 and 12 heads of 197 x 197 in each of 12 blocks
+    assert two - one == 12 * 4 * (18 * 197 * 768 + 12 * 197 * 197)
+
+
+def test_a_bar_ends_at_its_value_and_the_target_is_marked():
+    axis = make_axis([0.0, 1.0, 2.1, 2.0])
+    picture = np.asarray(bar_chart("title", [Bar("forward", 1.5, 1.4, 2.1, 2.0)]))
+    row = picture[(picture == COLOURS[0]).all(-1).any(1).argmax() + 1]
+    blue = np.flatnonzero((row == COLOURS[0]).all(-1))
+    assert blue[0] == LEFT
+    assert blue[-1] == pytest.approx(place(1.5, axis), abs=1)
+    orange = np.flatnonzero((row == COLOURS[1]).all(-1))
+    assert orange.mean() == pytest.approx(place(2.0, axis), abs=1)
+
+
+def test_the_axis_of_bars_spans_the_picture():
+    axis = make_axis([0.0, 2.0])
+    assert (place(axis.low, axis), place(axis.high, axis)) == (LEFT, WIDTH - RIGHT)
+
+
+class Recorded:
+    """A side that takes one second more each time, and notes who was called when."""
+
+    def __init__(self, name: str, calls: list[str]) -> None:
+        self.name, self.calls, self.seconds = name, calls, 0.0
+
+    def repeat(self) -> float:
+        self.calls.append(self.name)
+        self.seconds += 1.0
+        return self.seconds
+
+
+def test_sides_work_in_turn_and_warming_up_is_not_counted():
+    calls: list[str] = []
+    sides = {name: Recorded(name, calls) for name in ("ours", "theirs")}
+    assert alternate(sides, rounds=2, warm_up=1) == {"ours": [2.0, 3.0], "theirs": [2.0, 3.0]}
+    assert calls == ["ours", "theirs"] * 3
+
+
+def test_a_side_that_fails_tells_what_it_printed():
+    with pytest.raises(SideFailed, match="KeyError: 'no such task'"):
+        Side(Path(sys.executable), "this_project", "no such task", {})
