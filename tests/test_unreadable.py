@@ -100,6 +100,8 @@ def test_unreadable_images_are_named_counted_and_replaced_by_others_with_their_l
     assert len(told) == len(BAD)
     for line, (number, reason) in zip(told, reasons.items()):
         assert line.startswith(f"replaced by another image: {folder.paths[number]} ({reason}")
+    list(train.epoch(0, 1))
+    assert lines() == []  # once in an epoch
 
 
 def test_good_images_are_not_disturbed_by_bad_ones(folder):
