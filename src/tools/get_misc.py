@@ -262,7 +262,7 @@ def build_train_step(config: Config, network: VisionTransformer, rates: np.ndarr
     optimizer = create_optimizer(
         config.optimizer, parameters, groups, beta=(beta1, beta2), eps=config.eps, momentum=config.momentum
     )
-    options = {
+    options: dict[str, Any] = {
         "learning_rates": rates,
         "loss_scale": config.loss_scale,
         "dynamic_loss_scale": config.is_dynamic_loss_scale,

@@ -18,7 +18,9 @@ Step = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
 COLUMNS = ("image", "target", "key")
 
 
-def host_steps(step: Step, loader: TrainLoader, accumulation_steps: int) -> Callable[[int, int], Iterator[StepOutput]]:
+def host_steps(
+    step: Step, loader: TrainLoader, accumulation_steps: int
+) -> Callable[[int, int], Generator[StepOutput, None, None]]:
     """A function of (epoch, first step) that takes the steps of the epoch, handing over each micro-batch in turn."""
 
     def epoch_steps(epoch: int, start_step: int) -> Generator[StepOutput, None, None]:
@@ -32,7 +34,7 @@ def host_steps(step: Step, loader: TrainLoader, accumulation_steps: int) -> Call
 
 def sink_steps(
     step: Step, loader: TrainLoader, accumulation_steps: int, epochs: int
-) -> Callable[[int, int], Iterator[StepOutput]]:
+) -> Callable[[int, int], Generator[StepOutput, None, None]]:
     """The same through `mindspore.data_sink` (GPU and Ascend): a queue on the device that is filled ahead of time.
 
     The queue outlives an epoch, so one data set serves the rest of the run, from the first step asked for.
