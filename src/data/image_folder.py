@@ -122,7 +122,9 @@ def _class_names(root: Path) -> list[str]:
         with os.scandir(root) as entries:
             names = sorted(entry.name for entry in entries if entry.is_dir())
     except OSError as error:
-        raise UserError(f"cannot read image folder {root}: {error.strerror}; check the path and its permissions") from error
+        raise UserError(
+            f"cannot read image folder {root}: {error.strerror}; check the path and its permissions"
+        ) from error
     if not names:
         raise UserError(f"image folder {root} has no class folders; put the images into one subfolder per class")
     odd = [name for name in names if any(map(is_control, name))]
