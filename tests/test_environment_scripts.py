@@ -163,3 +163,39 @@ def test_the_digits_are_all_there_stratified_and_as_scanned(tmp_path):
     (path,) = (tmp_path / "digits").glob("*/0/0000.png")
     pixels = np.asarray(Image.open(path))
     assert np.array_equal(pixels, (load_digits().images[0] * 255 / 16).round())
+
+
+def test_another_system_is_told_that_it_is_none_for_mindspore(tmp_path):
+    write_program(tmp_path / "uname", "echo Darwin")
+    done = bash(f"PATH='{tmp_path}:/usr/bin:/bin'; make_environment")
+    assert done.stderr == "error: this needs Linux: MindSpore 2.10 has no wheels for Darwin\n"
+    assert done.returncode == 2
+
+
+def test_a_python_that_makes_no_environment_is_named_with_its_reason(tmp_path):
+    write_program(tmp_path / "python3.11", 'if [ "$1" = -m ]; then echo "ensurepip is not available"; exit 1; fi')
+    done = bash(f"ROOT='{tmp_path}'; PATH='{tmp_path}:/usr/bin:/bin'; make_environment", PYTHON_BIN="")
+    assert done.stderr == (
+        f"error: {tmp_path}/python3.11 cannot make a virtual environment in {tmp_path}/.venv: "
+        f"ensurepip is not available\n"
+    )
+
+
+def test_a_wrapper_without_any_python_says_how_to_get_one(tmp_path):
+    scripts = tmp_path / "scripts"
+    scripts.mkdir()
+    for path in (ROOT / "scripts").glob("*.sh"):
+        shutil.copy(path, scripts)
+    for name in ("dirname", "basename", "readlink"):
+        (tmp_path / name).symlink_to(shutil.which(name))
+    done = subprocess.run(
+        [shutil.which("bash"), scripts / "run_eval_gpu.sh", "config.yaml"],
+        env={"PATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 2
+    message = done.stderr.splitlines()[0]
+    assert message == "error: no Python was found: run scripts/quickstart.sh first, or name one in PYTHON_BIN"
