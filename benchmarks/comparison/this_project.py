@@ -13,14 +13,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from benchmarks.comparison.protocol import serve
 from src.config import Config, parse_args
 from src.data import assembly as data
+from src.data.decode import read_rgb
+from src.data.heap import keep_freed_memory
 from src.data.image_folder import read_image_folder
+from src.data.transforms import CROP_RATIO, random_crop_box, resized_centre
 
 CONFIG = "beit_base_patch16_224_ft1k"
 MACHINE_ROUNDS = 20
+PILLOW_ROUNDS, PILLOW_IMAGES = 5, 128
 STEPS = 1000  # of the schedule; more than are taken
 COMMON = [
     "--config_path", CONFIG, "--num_parallel_workers", "2", "--use_clip_grad_norm", "--with_ema", "False",
@@ -103,6 +108,29 @@ def eval_pipeline(options: dict[str, Any]) -> None:
     serve({"images": len(folder)}, one_pass)
 
 
+def pillow(options: dict[str, Any]) -> None:
+    """What Pillow takes on one thread to decode an image, and to resize it as training and as evaluation do."""
+    keep_freed_memory()
+    paths = sorted(Path(options["images"]).rglob("*.jpg"))[:PILLOW_IMAGES]
+    rng = np.random.default_rng(0)
+    seconds = dict.fromkeys(("decode", "train", "eval"), float("inf"))
+    for _ in range(PILLOW_ROUNDS):
+        taken = dict.fromkeys(seconds, 0.0)
+        for path in paths:
+            begin = time.perf_counter()
+            image = read_rgb(path)
+            decoded = time.perf_counter()
+            box = random_crop_box(rng, image.width, image.height, (0.08, 1.0), CROP_RATIO)
+            image.crop(box).resize((224, 224), Image.Resampling.BICUBIC)
+            cropped = time.perf_counter()
+            resized_centre(image, 248, 224, Image.Resampling.BICUBIC)
+            taken["decode"] += decoded - begin
+            taken["train"] += cropped - decoded
+            taken["eval"] += time.perf_counter() - cropped
+        seconds = {name: min(least, taken[name] / len(paths)) for name, least in seconds.items()}
+    serve(seconds, lambda: None)
+
+
 def machine(options: dict[str, Any]) -> None:
     """The rate of a product of the perceptron's size, in operations a second."""
     from mindspore import Tensor, ops
@@ -157,6 +185,7 @@ TASKS = {
     "step": step,
     "train_pipeline": train_pipeline,
     "eval_pipeline": eval_pipeline,
+    "pillow": pillow,
     "machine": machine,
 }
 
