@@ -36,10 +36,9 @@ def main() -> None:
     arguments.folder.mkdir(parents=True, exist_ok=True)
     paths = make_files(arguments.folder, arguments.reference)
     images = np.random.default_rng(0).standard_normal((arguments.batch_size, 3, 224, 224), dtype=np.float32)
-    sessions = {name: session_of(path) for name, path in paths.items()}
-    differences = compare_logits(sessions, images)
+    differences = compare_logits(paths, images)
     print(f"BEiT-base, 224 pixels, batch {arguments.batch_size}; {machine()}")
-    seconds = alternate(sessions, images, arguments.rounds)
+    seconds = alternate(paths, images, arguments.rounds)
     best = min(THEIRS, key=lambda name: float(np.median(seconds[name])))
     report = {"machine": machine(), "batch_size": arguments.batch_size, "rounds": arguments.rounds, "reference": best}
     print(
@@ -53,7 +52,6 @@ def main() -> None:
         report[name] = {"seconds": taken, "ratio": [middle, low, high], "difference": differences[name]}
     middle, low, high = ratios(seconds["int8"], seconds["fp32"])
     print(f"\nint8 is {middle:.2f} times as fast as fp32 ({low:.2f} to {high:.2f})")
-    del sessions
     for name, kinds in by_operator(paths, images).items():
         report[name]["operators"] = kinds
         print_breakdown(name, kinds)
@@ -85,11 +83,12 @@ def make_files(folder: Path, reference: Path) -> dict[str, Path]:
     return paths
 
 
-def compare_logits(sessions: dict, images: np.ndarray) -> dict[str, float]:
+def compare_logits(paths: dict[str, Path], images: np.ndarray) -> dict[str, float]:
     """Each file's largest difference to PyTorch's, as a share of the largest logit; ends the run where one is wrong."""
-    expected = run_once(sessions[THEIRS[0]], images)
+    logits = {name: run_once(session_of(path), images) for name, path in paths.items()}
+    expected = logits[THEIRS[0]]
     largest = np.abs(expected).max()
-    shares = {name: float(np.abs(run_once(s, images) - expected).max() / largest) for name, s in sessions.items()}
+    shares = {name: float(np.abs(values - expected).max() / largest) for name, values in logits.items()}
     for name, share in shares.items():
         allowed = TOLERANCES["int8"] if name == "int8" else LOGITS_TOLERANCE
         if not share <= allowed:

@@ -13,7 +13,9 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
-WARM_UP = 2  # runs before the clock starts
+# Runs of a file's turn, the first of which is not counted. Each turn has a session of its own, as it makes a difference
+# of percents where its memory comes to lie.
+TURN = 4
 PROFILED = 7  # runs of each file with the profiler on
 
 
@@ -32,16 +34,24 @@ def run_once(session: onnxruntime.InferenceSession, images: np.ndarray) -> np.nd
     return session.run(None, {session.get_inputs()[0].name: images})[0]
 
 
-def alternate(sessions: Mapping[str, onnxruntime.InferenceSession], images: np.ndarray, rounds: int) -> dict[str, list]:
-    """Seconds of each run: one of every session in turn, so that what else the machine does meets all alike."""
-    seconds: dict[str, list[float]] = {name: [] for name in sessions}
-    for round_number in range(-WARM_UP, rounds):
-        for name, session in sessions.items():
-            begin = time.perf_counter()
-            run_once(session, images)
-            if round_number >= 0:
-                seconds[name].append(time.perf_counter() - begin)
+def alternate(paths: Mapping[str, Path], images: np.ndarray, rounds: int) -> dict[str, list[float]]:
+    """Seconds of a run, the least of each turn. The files take turns in random order."""
+    seconds: dict[str, list[float]] = {name: [] for name in paths}
+    order = np.random.default_rng(0)
+    for _ in range(rounds):
+        for name in order.permutation(list(paths)):
+            seconds[name].append(_turn(session_of(paths[name]), images))
     return seconds
+
+
+def _turn(session: onnxruntime.InferenceSession, images: np.ndarray) -> float:
+    run_once(session, images)
+    taken = []
+    for _ in range(TURN - 1):
+        begin = time.perf_counter()
+        run_once(session, images)
+        taken.append(time.perf_counter() - begin)
+    return min(taken)
 
 
 def ratios(seconds: list[float], reference: list[float]) -> tuple[float, float, float]:
@@ -53,12 +63,12 @@ def ratios(seconds: list[float], reference: list[float]) -> tuple[float, float, 
 def by_operator(paths: Mapping[str, Path], images: np.ndarray) -> dict[str, dict[str, tuple[int, float]]]:
     """For each file and kind of node: how many nodes, and their milliseconds, of each node its least over the runs.
 
-    The least and not the mean, since whatever else runs on the machine only ever adds. The files run in turn.
+    The least and not the mean, since whatever else runs on the machine only ever adds.
     """
     with tempfile.TemporaryDirectory() as folder:
         sessions = {name: session_of(path, Path(folder) / name) for name, path in paths.items()}
-        for _ in range(PROFILED):
-            for session in sessions.values():
+        for session in sessions.values():
+            for _ in range(PROFILED):
                 run_once(session, images)
         return {name: _summed(Path(session.end_profiling())) for name, session in sessions.items()}
 

@@ -1,12 +1,13 @@
 """BEiT as an ONNX graph, written node by node from the weights.
 
 The numbers are those of `src.vit.VisionTransformer`; the layout is chosen for ONNX Runtime on a CPU. For BEiT-base at
-224 with batch 8, where 90% of the time is matrix multiplication, its nodes took 760 ms against 798 ms for PyTorch's
-export of timm's BEiT (ONNX Runtime 1.23 on 2 cores, the least of 14 runs of each node, summed):
+224 with batch 8, where 88% of the time is matrix multiplication, it is as fast as PyTorch's exports of timm's BEiT
+(benchmarks/onnx_speed.py measures it):
 
 - queries, keys and values are three multiplications, not one that is split: no Split, and less to transpose;
 - keys are transposed together with their heads, so that no node transposes for the multiplication alone;
 - the attention scale is folded into the query weights and the layer scale into the last matrix of each branch;
+- the values' bias passes through attention, whose weights sum to one, and is folded into the projection's;
 - the relative position bias is one stored tensor per block, the class token and position embedding one addition.
 
 With `half` the multiplications, what lies between them and their weights are float16. The residual sum, layer norms,
@@ -235,7 +236,7 @@ def _attention_branch(
     q_weight, k_weight, v_weight = np.split(weights[f"{attn}qkv.weight"], 3)
     q = _linear(graph, f"{attn}q", y, q_weight * scale, weights[f"{attn}q_bias"] * scale)
     k = _linear(graph, f"{attn}k", y, k_weight, None)
-    v = _linear(graph, f"{attn}v", y, v_weight, weights[f"{attn}v_bias"])
+    v = _linear(graph, f"{attn}v", y, v_weight, None)
     by_head = graph.integers([0, tokens, num_heads, head_dim])
     q, k, v = (graph.node("Reshape", f"{name}/heads", [name, by_head]) for name in (q, k, v))
     q = graph.node("Transpose", f"{attn}queries", [q], perm=[0, 2, 1, 3])
@@ -248,7 +249,9 @@ def _attention_branch(
     y = graph.node("MatMul", f"{attn}weighted", [graph.narrow(probabilities), v])
     y = graph.node("Transpose", f"{attn}weighted/by_token", [y], perm=[0, 2, 1, 3])
     y = graph.node("Reshape", f"{attn}weighted/tokens", [y, graph.integers([0, tokens, dim])])
-    y = _scaled_linear(graph, weights, f"{attn}proj", y, weights.get(f"{prefix}gamma_1"))
+    proj_weight = weights[f"{attn}proj.weight"]
+    proj_bias = weights[f"{attn}proj.bias"] + proj_weight @ weights[f"{attn}v_bias"]
+    y = _scaled_linear(graph, f"{attn}proj", y, proj_weight, proj_bias, weights.get(f"{prefix}gamma_1"))
     return graph.node("Add", f"{prefix}with_attention", [x, y])
 
 
@@ -259,7 +262,8 @@ def _mlp_branch(
     y = graph.narrow(_layer_norm(graph, weights, f"{prefix}norm2", x))
     y = _linear(graph, f"{prefix}mlp.fc1", y, weights[f"{prefix}mlp.fc1.weight"], weights[f"{prefix}mlp.fc1.bias"])
     y = graph.node("Gelu", f"{prefix}mlp.gelu", [y], approximate="tanh" if approximate_gelu else "none")
-    y = _scaled_linear(graph, weights, f"{prefix}mlp.fc2", y, weights.get(f"{prefix}gamma_2"))
+    fc2_weight, fc2_bias = weights[f"{prefix}mlp.fc2.weight"], weights[f"{prefix}mlp.fc2.bias"]
+    y = _scaled_linear(graph, f"{prefix}mlp.fc2", y, fc2_weight, fc2_bias, weights.get(f"{prefix}gamma_2"))
     return graph.node("Add", f"{prefix}with_mlp", [x, y])
 
 
@@ -284,13 +288,12 @@ def _layer_norm(graph: GraphWriter, weights: Mapping[str, np.ndarray], name: str
 
 
 def _scaled_linear(
-    graph: GraphWriter, weights: Mapping[str, np.ndarray], name: str, x: str, gamma: np.ndarray | None
+    graph: GraphWriter, name: str, x: str, weight: np.ndarray, bias: np.ndarray, gamma: np.ndarray | None
 ) -> str:
-    """`gamma * (x W^T + b)` in float32, with the parameters of `name`; `gamma` [out] or no layer scale.
+    """`gamma * (x W^T + b)` in float32; `weight` [out, in], `bias` [out], `gamma` [out] or no layer scale.
 
     The layer scale is folded into the matrix, unless its values would be lost there.
     """
-    weight, bias = weights[f"{name}.weight"], weights[f"{name}.bias"]
     if gamma is None:
         return _linear(graph, name, x, weight, bias, wide=True)
     if graph.keeps(weight * gamma[:, None]):
