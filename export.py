@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from src.config import parse_args
 from src.errors import UserError, exit_code
 from src.prediction.find_images import find_images
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 def main() -> None:

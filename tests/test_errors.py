@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 from src.errors import RunError, UserError, exit_code
+from tests.tiny_project import ROOT
 
 
 def test_a_script_ends_with_what_its_main_returns(capsys):
@@ -34,3 +38,15 @@ def test_what_goes_wrong_is_one_line_whatever_names_are_in_it(error, code, text,
 
     assert exit_code(main) == code
     assert capsys.readouterr() == ("", text)
+
+
+@pytest.mark.parametrize("script", ["train.py", "eval.py", "infer.py", "export.py", "convert.py"])
+def test_another_python_than_the_environments_is_told_what_it_lacks(script):
+    """`-S` leaves installed packages out."""
+    done = subprocess.run([sys.executable, "-S", ROOT / script, "--help"], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr == (
+        f"error: {sys.executable} has no numpy, PIL, yaml: switch the environment on (source .venv/bin/activate), "
+        "or install what is missing (pip install -r requirements.txt)\n"
+    )
