@@ -15,7 +15,7 @@ from src.export.onnx_export import OnnxOptions, export_onnx
 from src.model_info import ModelInfo
 from src.predictor import Predictor
 from src.vit import create_model
-from tests.tiny_project import ARCH
+from tests.tiny_project import ARCH, ROOT
 
 SCRIPT = Path(__file__).parent / "predict_with_onnx_alone.py"
 sys.path.insert(0, str(Path(__file__).parent / "golden"))
@@ -86,6 +86,10 @@ def test_the_bare_environment_is_bare(bare_python, tmp_path):
         "    assert found is None, name"
     )
     run_bare(bare_python, "-c", code, folder=tmp_path)
+
+
+def test_the_readme_shows_the_script():
+    assert f"```python\n{SCRIPT.read_text()}```\n" in (ROOT / "README.md").read_text()
 
 
 def test_the_script_is_as_short_as_it_claims():
