@@ -29,10 +29,9 @@ def stop_on_signal(state: RunState, signals: Sequence[signal.Signals] = SIGNALS)
     """
 
     def ask(number: int, frame: FrameType | None) -> None:
-        logger.info("asked to stop: ending after this step; once more to end at once")
-        state.stop_signal = number
-        for each in signals:
-            signal.signal(each, before[each])
+        if state.stop_signal is None:  # else the thread is ending the process
+            logger.info("asked to stop: ending after this step; once more to end at once")
+            state.stop_signal = number
 
     before = {each: signal.signal(each, ask) for each in signals}
     receiver, sender = os.pipe()
