@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import functools
 import importlib.util
 import json
 import subprocess
@@ -44,7 +45,7 @@ LARGE = {"img_size": 32, "patch_size": 8, "embed_dim": 16, "depth": 3, "num_head
 SMALL = {"img_size": 32, "patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2}
 SMALL_48 = SMALL | {"img_size": 48}
 
-LAYER_NORM = lambda dim: torch.nn.LayerNorm(dim, eps=1e-6)  # noqa: E731
+LAYER_NORM = functools.partial(torch.nn.LayerNorm, eps=1e-6)
 
 
 def authors_modules(unilm: Path) -> types.SimpleNamespace:
