@@ -9,10 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
-from src.checkpoint import Checkpoint, save_checkpoint
 from src.errors import UserError, exit_code
-from src.model_info import IMAGENET_DEFAULT_MEAN_STD, IMAGENET_INCEPTION_MEAN_STD
-from src.variants import VARIANTS
+from src.model.model_info import IMAGENET_DEFAULT_MEAN_STD, IMAGENET_INCEPTION_MEAN_STD
+from src.model.variants import VARIANTS
+from src.weights.checkpoint import Checkpoint, save_checkpoint
 from src.weights.class_names import read_class_names
 from src.weights.foreign_writer import SUFFIXES, write_foreign
 from src.weights.pretrained import load_pretrained

@@ -8,7 +8,7 @@ from pathlib import Path
 from src.config import parse_args
 from src.data import assembly as data
 from src.errors import exit_code
-from src.gpu_libraries import require_gpu
+from src.runtime.gpu_libraries import require_gpu
 
 
 def main() -> None:
@@ -18,8 +18,8 @@ def main() -> None:
     images = data.read_validation_images(config)
 
     # MindSpore takes seconds to import: --help, a wrong flag and a wrong folder do not wait
-    from src.distributed import wait_for_all
     from src.report.of_run import report_on
+    from src.runtime.distributed import wait_for_all
     from src.tools import get_misc as build
 
     checkpoint, info = build.read_checkpoint(config)

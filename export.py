@@ -23,13 +23,13 @@ def main() -> None:
     # MindSpore takes seconds to import: --help and a wrong flag do not wait
     from mindspore import Tensor
 
-    from src.device import start_device
     from src.export.compare import compare
     from src.export.formats import write_model
     from src.export.onnx_export import OnnxOptions
     from src.export.publish import appears_whole
-    from src.rebuild import rebuild_network
+    from src.runtime.device import start_device
     from src.tools.get_misc import read_checkpoint
+    from src.weights.rebuild import rebuild_network
 
     checkpoint, info = read_checkpoint(config)
     start_device(config.device_target, config.device_id, pynative=False)

@@ -48,8 +48,8 @@ def predict(config: InferConfig, images: StoredPaths, journal: Journal) -> None:
     # imported only now: a wrong option is told of at once
     from src.prediction.drawing import draw_attention, draw_contact_sheet
     from src.prediction.predict_files import name_unreadable, predict_files
+    from src.prediction.predictor import Predictor
     from src.prediction.progress import Progress
-    from src.predictor import Predictor
 
     predictor = Predictor.from_file(
         str(config.checkpoint),

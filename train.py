@@ -7,7 +7,7 @@ import sys
 from src.config import parse_args
 from src.data import assembly as data
 from src.errors import exit_code
-from src.gpu_libraries import require_gpu
+from src.runtime.gpu_libraries import require_gpu
 
 
 def main() -> int:
@@ -18,7 +18,7 @@ def main() -> int:
     config = data.with_class_count(config, train_images)
 
     # MindSpore takes seconds to import: --help, a wrong flag and a wrong folder do not wait
-    from src.distributed import wait_for_all
+    from src.runtime.distributed import wait_for_all
     from src.tools import get_misc as build
     from src.tools.dry_run import dry_run
     from src.trainer.interrupt import stop_on_signal, stopped_exit_code

@@ -27,9 +27,9 @@ from src.prediction.journal import Journal
 from src.prediction.onnx_network import load_onnx
 from src.prediction.predict_files import predict_files
 from src.prediction.predictions_file import Details, write_predictions
+from src.prediction.predictor import Predictor
 from src.prediction.preparation import preparation_of
 from src.prediction.progress import Progress
-from src.predictor import Predictor
 
 WIDTH, HEIGHT, QUALITY = 500, 375, 90
 NUM_WORKERS = 8  # infer.py's default

@@ -11,7 +11,7 @@ import argparse
 import sys
 from dataclasses import dataclass
 
-from src.variants import Variant, get_variant, patch_grid
+from src.model.variants import Variant, get_variant, patch_grid
 
 GRADIENT_BYTES = 4  # gradients are float32 at every amp_level
 CLASSES = 1000

@@ -12,7 +12,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from src.errors import exit_code
-from src.gpu_libraries import library_folders, require_gpu
+from src.runtime.gpu_libraries import library_folders, require_gpu
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ import yaml
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from src.errors import UserError, exit_code
-from src.launcher import choose_devices, launch, read_hostfile
+from src.runtime.launcher import choose_devices, launch, read_hostfile
 
 
 def main() -> int:

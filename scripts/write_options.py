@@ -19,7 +19,7 @@ sys.path.insert(0, str(ROOT))
 from convert import build_parser as convert_parser  # noqa: E402  the project's folder must be on the path first
 from src.config import SCRIPTS, Config, kind_name, shown  # noqa: E402
 from src.errors import UserError, exit_code  # noqa: E402
-from src.variants import VARIANTS  # noqa: E402
+from src.model.variants import VARIANTS  # noqa: E402
 
 README = ROOT / "README.md"
 USAGE = 'USAGE="$(basename "$0")'  # how the line of a shell script begins that says how it is called

@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 import yaml
 
 from src.errors import UserError
-from src.variants import VARIANTS, get_variant, patch_grid
+from src.model.variants import VARIANTS, get_variant, patch_grid
 
 DATASET = "Dataset"
 AUGMENTATIONS = "Augmentations"

@@ -16,7 +16,7 @@ from src.layers.linear import Linear
 from src.layers.patch_embed import PatchEmbed
 from src.layers.relative_position_bias import RelativePositionBias, relative_position_index
 from src.layers.transformer_block import STREAMS_PER_BLOCK, Block
-from src.variants import get_variant, patch_grid
+from src.model.variants import get_variant, patch_grid
 
 IN_CHANS = 3
 

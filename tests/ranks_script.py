@@ -13,7 +13,7 @@ import mindspore
 import numpy as np
 from mindspore import Tensor, nn
 
-from src.distributed import StopVote, first_difference, join, launched_ranks, total_over_ranks, wait_for_all
+from src.runtime.distributed import StopVote, first_difference, join, launched_ranks, total_over_ranks, wait_for_all
 from src.tools.criterion import SoftTargetCrossEntropy
 from src.tools.optimizer import create_optimizer, parameter_groups
 from src.tools.same_weights import weights_checksum

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from src.export.onnx_export import OnnxOptions, export_onnx
-from src.model_info import ModelInfo
-from src.predictor import Predictor
+from src.model.model_info import ModelInfo
+from src.prediction.predictor import Predictor
 from src.vit import create_model
 from tests.tiny_project import ARCH, ROOT
 

@@ -11,11 +11,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from src.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from src.errors import UserError
-from src.model_info import ModelInfo
-from src.weights import atomic_file, mindspore_file
-from src.weights.mindspore_file import read_ckpt, write_ckpt
+from src.model.model_info import ModelInfo
+from src.files import atomic_file
+from src.weights import ckpt_file
+from src.weights.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from src.weights.ckpt_file import read_ckpt, write_ckpt
 from src.weights.pretrained import load_pretrained
 from tests.weights_golden import ANY_ARCH, assert_same, one_line, small_weights
 
@@ -177,7 +178,7 @@ def test_a_checkpoint_that_mindspore_itself_saved_is_read_by_its_names(tmp_path)
 def test_arrays_beyond_protobufs_limit_are_cut_as_mindspore_cuts_them(tmp_path, monkeypatch):
     import mindspore as ms
 
-    monkeypatch.setattr(mindspore_file, "MAX_CONTENT_BYTES", 16)
+    monkeypatch.setattr(ckpt_file, "MAX_CONTENT_BYTES", 16)
     arrays = {"a": np.arange(21, dtype=np.float32).reshape(3, 7), "b": np.arange(4, dtype=np.float32)}
     with open(tmp_path / "a.ckpt", "wb") as file:
         write_ckpt(file, arrays.items())

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 import convert
-from src.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from src.errors import UserError
-from src.model_info import IMAGENET_DEFAULT_MEAN_STD, ModelInfo
+from src.model.model_info import IMAGENET_DEFAULT_MEAN_STD, ModelInfo
+from src.weights.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from src.weights.foreign_writer import write_foreign
 from tests.weights_golden import ANY_ARCH, FOLDER, assert_same, random_weights
 
@@ -165,7 +165,7 @@ def test_files_load_strictly_in_the_libraries_themselves(tmp_path):
     import mindspore as ms
 
     from src.vit import create_model
-    from src.weights.network import set_weights
+    from src.weights.parameters import set_weights
 
     weights, image = random_weights(), np.random.default_rng(1).standard_normal((2, 3, 32, 32)).astype(np.float32)
     network = create_model(ANY_ARCH, num_classes=10).set_train(False)

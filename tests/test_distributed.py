@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from src.distributed import Ranks, join, launched_ranks
 from src.errors import UserError
+from src.runtime.distributed import Ranks, join, launched_ranks
 
 SECOND_OF_TWO = {"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_LOCAL_RANK": "1"}
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from src.agreement import agreed_info
 from src.errors import UserError
-from src.model_info import IMAGENET_DEFAULT_MEAN_STD, ModelInfo
+from src.model.model_info import IMAGENET_DEFAULT_MEAN_STD, ModelInfo
+from src.weights.agreement import agreed_info
 
 INFO = ModelInfo("beit_base_patch16_224", 224, 10, class_names=("a",) * 10)
 PATH = Path("best.ckpt")

@@ -24,9 +24,9 @@ from src.export.check import (
     require_agreement,
 )
 from src.export.metadata import from_metadata
-from src.export.mindspore_file import load_mindir, mindir_metadata, write_mindir
+from src.export.mindir_file import load_mindir, mindir_metadata, write_mindir
 from src.export.publish import appears_whole
-from src.model_info import ModelInfo
+from src.model.model_info import ModelInfo
 from src.vit import VisionTransformer
 
 SIZES = {"image_size": 16, "patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2, "num_classes": 4}

@@ -22,7 +22,7 @@ from src.export.check import TOLERANCES
 from src.export.metadata import from_metadata, to_metadata
 from src.export.onnx_file import write_onnx
 from src.export.onnx_graph import PixelInput, beit_graph
-from src.model_info import ModelInfo
+from src.model.model_info import ModelInfo
 from src.prediction.onnx_network import load_onnx
 from src.vit import VisionTransformer
 

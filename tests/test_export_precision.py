@@ -21,11 +21,11 @@ from src.export.compare import compare
 from src.export.images import folder_batches
 from src.export.onnx_export import OnnxOptions, export_onnx
 from src.export.onnx_file import write_onnx
-from src.model_info import ModelInfo
-from src.prediction.network import Network
+from src.model.model_info import ModelInfo
+from src.model.variants import get_variant
+from src.prediction.loaded_network import Network
+from src.prediction.predictor import Predictor
 from src.prediction.preparation import preparation_of
-from src.predictor import Predictor
-from src.variants import get_variant
 from src.vit import create_model
 from tests.tiny_project import ARCH
 

@@ -17,13 +17,13 @@ from mindspore import Tensor, nn
 from PIL import Image
 
 import export
-from src.checkpoint import Checkpoint, save_checkpoint
 from src.errors import exit_code
 from src.export import check, onnx_export
-from src.model_info import ModelInfo
-from src.predictor import Predictor
-from src.rebuild import rebuild_network
+from src.model.model_info import ModelInfo
+from src.prediction.predictor import Predictor
 from src.vit import create_model
+from src.weights.checkpoint import Checkpoint, save_checkpoint
+from src.weights.rebuild import rebuild_network
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(Path(__file__).parent / "golden"))

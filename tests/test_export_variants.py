@@ -12,8 +12,8 @@ from mindspore import Tensor
 
 from src.export.onnx_file import write_onnx
 from src.export.onnx_graph import beit_graph
-from src.model_info import ModelInfo
-from src.variants import VARIANTS, get_variant
+from src.model.model_info import ModelInfo
+from src.model.variants import VARIANTS, get_variant
 from src.vit import VisionTransformer
 from tests.golden.network_recipe import weight
 from tests.golden.variants_recipe import VARIANT_CASES, image

@@ -15,7 +15,7 @@ import pytest
 
 from src import gpu_libraries
 from src.errors import UserError
-from src.gpu_libraries import ask_driver, library_folders, missing, require_gpu, unresolved_libraries
+from src.runtime.gpu_libraries import ask_driver, library_folders, missing, require_gpu, unresolved_libraries
 from tests.tiny_project import ROOT, error_line, run, script
 
 LINKED = (

@@ -22,19 +22,19 @@ from onnx import TensorProto, helper
 from PIL import Image
 
 import infer
-from src.checkpoint import Checkpoint, save_checkpoint
 from src.data.decode import read_rgb
 from src.data.transforms import eval_transform
 from src.errors import exit_code
-from src.export.mindspore_file import write_mindir
+from src.export.mindir_file import write_mindir
 from src.export.onnx_file import write_onnx
 from src.export.onnx_graph import beit_graph
-from src.model_info import ModelInfo
+from src.model.model_info import ModelInfo
+from src.model.variants import get_variant
 from src.prediction.journal import Journal, Record
-from src.predictor import Predictor
-from src.rebuild import rebuild_network
-from src.variants import get_variant
+from src.prediction.predictor import Predictor
 from src.vit import create_model
+from src.weights.checkpoint import Checkpoint, save_checkpoint
+from src.weights.rebuild import rebuild_network
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(Path(__file__).parent / "golden"))

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from src.errors import UserError
-from src.launcher import RUN_ID, Host, choose_devices, meeting_host, read_hostfile, reserved_port
+from src.runtime.launcher import RUN_ID, Host, choose_devices, meeting_host, read_hostfile, reserved_port
 from tests.tiny_project import ROOT
 
 TWO_HOSTS = (Host("gpu1", 4), Host("gpu2", 2))
@@ -125,12 +125,13 @@ class Run:
         rank = tmp_path / "rank.py"
         head = (
             f"import os, signal, sys, time\nsys.path.insert(0, {str(ROOT)!r})\n"
-            "from src.launcher import end_with_parent\nend_with_parent()\n"  # as src.distributed.join does
+            # as src.runtime.distributed.join does
+            "from src.runtime.launcher import end_with_parent\nend_with_parent()\n"
             "R = int(os.environ['OMPI_COMM_WORLD_RANK'])\n"
         )
         rank.write_text(head + textwrap.dedent(text))
         launch = (
-            "import sys; from pathlib import Path; from src.launcher import *; "
+            "import sys; from pathlib import Path; from src.runtime.launcher import *; "
             f"sys.exit(launch([sys.executable, '-u', {str(rank)!r}], {ranks}, '0,1'{options}, "
             f"scheduler_command={scheduler.split()!r}))"
         )

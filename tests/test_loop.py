@@ -20,16 +20,16 @@ import pytest
 from mindspore import Tensor
 from mindspore.train.summary_pb2 import Event
 
-from src.checkpoint import Checkpoint, load_checkpoint
 from src.data.imagenet import TrainBatch
 from src.errors import UserError
-from src.model_info import ModelInfo
+from src.model.model_info import ModelInfo
 from src.tools.callback import EvaluationLines, MetricsCsv, ProgressLines, Summaries
 from src.tools.logs import start_logging
 from src.tools.saving import BestCheckpoints, CurrentCheckpoints
 from src.trainer.evaluate import EvalResult
 from src.trainer.interrupt import stop_on_signal
 from src.trainer.loop import STEPS_AHEAD, Callback, RunState, StepMeter, TrainingDiverged, train
+from src.weights.checkpoint import Checkpoint, load_checkpoint
 from tests.tiny_project import ROOT
 
 BATCH = TrainBatch(np.zeros((2, 3, 4, 4), np.float32), np.zeros((2, 3), np.float32), np.zeros(2, np.int32))

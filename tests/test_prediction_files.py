@@ -20,9 +20,9 @@ from src.prediction.find_images import find_images
 from src.prediction.journal import Journal, Record
 from src.prediction.predict_files import name_unreadable, predict_files
 from src.prediction.predictions_file import FORMATS, Details, prepare_output, wanted_details, write_predictions
+from src.prediction.predictor import Prediction, Unreadable
 from src.prediction.progress import Progress
 from src.prediction.stored_paths import StoredPaths, sorted_paths
-from src.predictor import Prediction, Unreadable
 
 RUN = {"data_path": "photos", "topk": 2}
 BEAR = Record("/data/American black bear/1.JPEG", ((295, 0.75), (294, 0.125)))

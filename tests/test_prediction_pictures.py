@@ -14,7 +14,7 @@ from mindspore import Tensor
 from PIL import Image
 
 from src.export.onnx_graph import beit_graph
-from src.model_info import ModelInfo
+from src.model.model_info import ModelInfo
 from src.pictures.tiles import GAP, LINE, SIDE
 from src.prediction import contact_sheet as sheets
 from src.prediction.attention_picture import HEAT, HEAT_SHARE, attention_picture

@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from src.errors import UserError
-from src.model_info import ModelInfo
-from src.prediction.network import Network
-from src.predictor import Prediction, Predictor, Unreadable
+from src.model.model_info import ModelInfo
+from src.prediction.loaded_network import Network
+from src.prediction.predictor import Prediction, Predictor, Unreadable
 
 INFO = ModelInfo("beit_micro_patch8_32", 32, 3, mean=(0.5, 0.25, 0.0), std=(0.5, 0.25, 1.0), crop_pct=0.5)
 

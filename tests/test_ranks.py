@@ -16,11 +16,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from src.checkpoint import load_checkpoint
 from src.errors import RunError
-from src.launcher import RUN_ID
+from src.runtime.launcher import RUN_ID
 from src.tools.same_weights import SameWeights
 from src.trainer.loop import RunState
+from src.weights.checkpoint import load_checkpoint
 from tests.tiny_project import ARCH, ROOT, TIMEOUT_SECONDS, metrics, script, wrapper, write_config, write_images
 
 RUN = f"{ARCH}_test"
@@ -198,7 +198,7 @@ def test_evaluation_over_two_and_three_ranks_is_that_of_one(one_rank):
 def results_of_ranks():
     """What the two ranks of tests/ranks_script.py print."""
     launch = (
-        "import sys; from src.launcher import launch; "
+        "import sys; from src.runtime.launcher import launch; "
         f"sys.exit(launch([sys.executable, '-u', {str(ROOT / 'tests' / 'ranks_script.py')!r}], 2, '0,1'))"
     )
     done = subprocess.run(

@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from src.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from src.config import Config
 from src.errors import UserError
-from src.model_info import ModelInfo
+from src.model.model_info import ModelInfo
 from src.tools.logs import start_logging
 from src.tools.resume import check_same_run, find_resume_point, run_options, training_state
 from src.trainer.loop import RunState
+from src.weights.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from tests.tiny_project import ARCH, error_line, metrics, script, write_config, write_images
 
 RUN = f"{ARCH}_test"

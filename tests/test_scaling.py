@@ -18,7 +18,7 @@ from benchmarks.scaling import (
     step_operations,
     tensor_count,
 )
-from src.variants import get_variant
+from src.model.variants import get_variant
 from tests.tiny_project import ROOT
 
 BASE, LARGE = get_variant("beit_base_patch16_224"), get_variant("beit_large_patch16_224")

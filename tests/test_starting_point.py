@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 from mindspore import Parameter, Tensor
 
-from src.checkpoint import Checkpoint, save_checkpoint
 from src.errors import UserError
-from src.model_info import ModelInfo
+from src.model.model_info import ModelInfo
 from src.tools.logs import start_logging
 from src.tools.resume import training_state
 from src.tools.starting_point import check_place, continue_run, load_weights, restore, start_at_epoch
 from src.trainer.loop import RunState
 from src.vit import create_model
-from src.weights.network import get_weights
+from src.weights.checkpoint import Checkpoint, save_checkpoint
+from src.weights.parameters import get_weights
 
 ARCH = "beit_micro_patch8_32"
 PATH = Path("run-3_2.ckpt")

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 
 import train
-from src.checkpoint import load_checkpoint
 from src.errors import exit_code
+from src.weights.checkpoint import load_checkpoint
 from tests.tiny_project import ARCH, COLOURS, ROOT, error_line, metrics, script, write_config, write_images
 
 RUN = f"{ARCH}_test"

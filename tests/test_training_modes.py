@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from src.checkpoint import load_checkpoint
+from src.weights.checkpoint import load_checkpoint
 from tests.tiny_project import ARCH, metrics, script, write_config, write_images
 
 RUN = f"{ARCH}_test"

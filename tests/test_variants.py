@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from mindspore import Tensor
 
-from src.variants import get_variant
+from src.model.variants import get_variant
 from src.vit import VisionTransformer
 from tests.golden.network_recipe import weight
 from tests.golden.variants_recipe import VARIANT_CASES, image

@@ -17,8 +17,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from src.errors import UserError
+from src.files.atomic_file import write_atomically
 from src.weights.arrays import as_weights, bfloat16_to_float32
-from src.weights.atomic_file import write_atomically
 from src.weights.safetensors_file import read_safetensors, write_safetensors
 from src.weights.state_dict import find_state_dict
 from src.weights.torch_file import open_torch_file, write_torch_file

@@ -15,7 +15,7 @@ from unittest.mock import MagicMock
 import timm.layers
 from torch import nn
 
-from src.variants import get_variant
+from src.model.variants import get_variant
 
 OPTIMIZERS = ("adafactor", "adahessian", "adamp", "lookahead", "nadam", "novograd", "nvnovograd", "radam")
 UNUSED = (

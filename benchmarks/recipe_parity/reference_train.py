@@ -39,7 +39,7 @@ from compare import FIELDS
 from reference_recipe import cosine_schedule, parameter_groups
 
 from src.config import read_config
-from src.variants import get_variant
+from src.model.variants import get_variant
 
 
 def main() -> None:

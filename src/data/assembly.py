@@ -11,7 +11,7 @@ from src.data.augment.mixup import Mixup
 from src.data.imagenet import EvalLoader, ImageFolder, TrainLoader, check_same_classes, read_image_folder
 from src.data.transforms import eval_transform, train_transform
 from src.errors import UserError
-from src.model_info import IMAGENET_DEFAULT_MEAN_STD, IMAGENET_INCEPTION_MEAN_STD, ModelInfo
+from src.model.model_info import IMAGENET_DEFAULT_MEAN_STD, IMAGENET_INCEPTION_MEAN_STD, ModelInfo
 
 AnyConfig = TypeVar("AnyConfig", bound=Config)
 

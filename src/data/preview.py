@@ -18,7 +18,7 @@ from src.data.assembly import build_eval_loader, build_train_loader, describe_mo
 from src.data.decode import read_rgb
 from src.data.imagenet import ImageFolder
 from src.errors import UserError, exit_code
-from src.pictures.png_file import save_png
+from src.files.png_file import save_png
 from src.pictures.tiles import SIDE, Tile, tile_sheet
 
 IMAGES = 16

@@ -20,8 +20,8 @@ from src.export.check import (
 )
 from src.export.images import folder_batches
 from src.export.onnx_export import OnnxOptions
-from src.model_info import ModelInfo
-from src.prediction.network import Network
+from src.model.model_info import ModelInfo
+from src.prediction.loaded_network import Network
 from src.prediction.preparation import preparation_of
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from src.export.mindspore_file import load_mindir, write_air, write_mindir
+from src.export.mindir_file import load_mindir, write_air, write_mindir
 from src.export.onnx_export import OnnxOptions, export_onnx
-from src.model_info import ModelInfo
-from src.prediction.network import Network
+from src.model.model_info import ModelInfo
+from src.prediction.loaded_network import Network
 from src.vit import VisionTransformer
 
 

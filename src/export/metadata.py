@@ -12,7 +12,7 @@ from dataclasses import asdict, fields
 from typing import Any
 
 from src.errors import UserError
-from src.model_info import ModelInfo
+from src.model.model_info import ModelInfo
 
 # The version of these pairs and of the graph's input and output; a file of another is not read by this project.
 VERSION = "1"

@@ -13,11 +13,11 @@ from src.export.images import folder_batches
 from src.export.onnx_file import EXTERNAL_SUFFIX, write_onnx
 from src.export.onnx_graph import PixelInput, beit_graph
 from src.export.quantization import quantize
-from src.model_info import ModelInfo
-from src.prediction.network import Network
+from src.model.model_info import ModelInfo
+from src.model.variants import get_variant
+from src.prediction.loaded_network import Network
 from src.prediction.onnx_network import load_onnx
 from src.prediction.preparation import preparation_of
-from src.variants import get_variant
 
 # Ranges settle after a few dozen images; each takes as long as several predictions.
 CALIBRATION_IMAGES = 64

@@ -8,7 +8,7 @@ import onnx
 from onnx import helper
 
 from src.export.metadata import to_metadata
-from src.model_info import ModelInfo
+from src.model.model_info import ModelInfo
 
 # A protobuf message cannot exceed 2 GiB. Half a per cent of that is ample for the nodes.
 LARGEST_INLINE_BYTES = int(2**31 * 0.995)

@@ -1,1 +1,1 @@
-"""What `src.predictor` is made of: finding images, preparing batches of them, running a network, writing results."""
+"""The parts of the predictor: finding images, preparing batches, running a network, writing results."""

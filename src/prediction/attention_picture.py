@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from src.data.transforms import eval_transform
-from src.model_info import ModelInfo
+from src.model.model_info import ModelInfo
 from src.prediction.preparation import seen_part
 
 SMALLEST_SIDE = 384  # of the drawn picture, in pixels

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 from mindspore import Tensor
 
-from src.device import start_device
 from src.prediction.last_attention import last_attention
-from src.prediction.network import Network
-from src.rebuild import rebuild_network
+from src.prediction.loaded_network import Network
+from src.runtime.device import start_device
 from src.weights.pretrained import load_pretrained
+from src.weights.rebuild import rebuild_network
 
 
 def load_checkpoint_network(path: Path, arch: str | None, device_target: str, device_id: int) -> Network:

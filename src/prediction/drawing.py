@@ -6,11 +6,11 @@ from pathlib import Path
 
 from PIL import Image
 
+from src.files.atomic_file import write_atomically
 from src.prediction.attention_picture import attention_picture
 from src.prediction.batches import as_image
 from src.prediction.contact_sheet import Records, contact_sheet
-from src.predictor import Predictor
-from src.weights.atomic_file import write_atomically
+from src.prediction.predictor import Predictor
 
 
 def draw_contact_sheet(path: Path, records: Records, class_names: tuple[str, ...]) -> None:

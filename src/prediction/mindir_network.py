@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from src.device import start_device
 from src.export.metadata import from_metadata
-from src.export.mindspore_file import load_mindir, mindir_metadata
-from src.prediction.network import Network
+from src.export.mindir_file import load_mindir, mindir_metadata
+from src.prediction.loaded_network import Network
+from src.runtime.device import start_device
 
 
 def load_mindir_network(path: Path, device_target: str, device_id: int) -> Network:

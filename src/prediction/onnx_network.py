@@ -9,7 +9,7 @@ import onnxruntime
 
 from src.errors import UserError
 from src.export.metadata import from_metadata
-from src.prediction.network import Network
+from src.prediction.loaded_network import Network
 
 PROVIDERS = {"CPU": "CPUExecutionProvider", "GPU": "CUDAExecutionProvider", "Ascend": "CANNExecutionProvider"}
 ERRORS_ONLY = 3  # of ONNX Runtime's log

@@ -10,8 +10,8 @@ import numpy as np
 from src.errors import RunError
 from src.prediction.journal import Journal, Record
 from src.prediction.predictions_file import Details
+from src.prediction.predictor import Prediction, Predictor, Unreadable
 from src.prediction.progress import Progress
-from src.predictor import Prediction, Predictor, Unreadable
 
 DIGITS = 6  # of a probability: float32 logits decide no more
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from src.errors import UserError
+from src.files.atomic_file import write_atomically
 from src.prediction.journal import Record
-from src.weights.atomic_file import write_atomically
 
 
 @dataclass(frozen=True)

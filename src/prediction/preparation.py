@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from src.data.transforms import EvalTransform, centre_crop, eval_transform, resize_shorter_side
-from src.model_info import ModelInfo
+from src.model.model_info import ModelInfo
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,9 @@ from tqdm import tqdm
 
 from src.data.imagenet import TrainBatch
 from src.data.unreadable import UnreadableImages
+from src.files.atomic_file import write_atomically
 from src.tools.summary_file import SummaryFile
 from src.trainer.loop import Callback, RunState
-from src.weights.atomic_file import write_atomically
 
 logger = logging.getLogger("beit")
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from src.files.png_file import save_png
 from src.pictures.line_charts import Chart, Line, line_charts
-from src.pictures.png_file import save_png
 from src.trainer.loop import Callback, RunState
 
 # title: the columns of metrics.csv in it, by the names that the lines have in the picture

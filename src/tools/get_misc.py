@@ -15,13 +15,14 @@ from typing import IO, Any
 
 import numpy as np
 
-from src.agreement import agreed_info
-from src.checkpoint import Checkpoint, load_checkpoint
 from src.config import Config
 from src.data.assembly import build_eval_loader, describe_model
 from src.data.imagenet import EvalLoader, ImageFolder, TrainLoader, check_class_names
-from src.device import start_device
-from src.distributed import (
+from src.errors import UserError
+from src.model.model_info import ModelInfo
+from src.report.of_run import report_on
+from src.runtime.device import start_device
+from src.runtime.distributed import (
     Ranks,
     StopVote,
     first_difference,
@@ -30,10 +31,6 @@ from src.distributed import (
     require_agreement,
     total_over_ranks,
 )
-from src.errors import UserError
-from src.model_info import ModelInfo
-from src.rebuild import rebuild_network
-from src.report.of_run import report_on
 from src.tools.callback import (
     EvaluationLines,
     MetricsCsv,
@@ -77,8 +74,11 @@ from src.trainer.loop import Callback, RunState, StepOutput
 from src.trainer.train_one_step_with_ema import TrainOneStepWithEMA
 from src.trainer.train_one_step_with_scale_and_clip_global_norm import TrainOneStepWithScaleAndClipGlobalNorm
 from src.vit import VisionTransformer, create_model
-from src.weights.network import set_weights
+from src.weights.agreement import agreed_info
+from src.weights.checkpoint import Checkpoint, load_checkpoint
+from src.weights.parameters import set_weights
 from src.weights.pretrained import load_pretrained
+from src.weights.rebuild import rebuild_network
 
 logger = logging.getLogger("beit")
 

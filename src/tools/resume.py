@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from src.checkpoint import Checkpoint, load_checkpoint
 from src.config import CALLBACKS, EXPORT, HARDWARE, Config
 from src.errors import UserError
 from src.tools.saving import checkpoint_place, current_checkpoints
 from src.trainer.loop import RunState, StepMeter
+from src.weights.checkpoint import Checkpoint, load_checkpoint
 
 logger = logging.getLogger("beit")
 

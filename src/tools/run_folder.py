@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import IO
 
 from src.errors import UserError
-from src.weights.atomic_file import TEMPORARY_SUFFIX, write_atomically
+from src.files.atomic_file import TEMPORARY_SUFFIX, write_atomically
 
 CLASS_NAMES_FILE = "class_names.txt"
 LOCK_FILE = ".lock"

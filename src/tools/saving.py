@@ -8,9 +8,9 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from src.checkpoint import Checkpoint, save_checkpoint
 from src.data.imagenet import TrainBatch
 from src.trainer.loop import Callback, RunState
+from src.weights.checkpoint import Checkpoint, save_checkpoint
 
 logger = logging.getLogger("beit")
 

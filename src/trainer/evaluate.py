@@ -9,7 +9,7 @@ import numpy as np
 from mindspore import Tensor
 
 from src.data.imagenet import EvalBatch
-from src.distributed import SumOverRanks
+from src.runtime.distributed import SumOverRanks
 
 
 @dataclass(frozen=True)

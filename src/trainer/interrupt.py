@@ -16,7 +16,7 @@ logger = logging.getLogger("beit")
 
 # Ctrl-C and what a cluster's manager sends.
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-# What src/launcher.py has mpirun pass on to every rank: SIGINT and SIGTERM mpirun answers by killing them all.
+# What src/runtime/launcher.py has mpirun pass on to every rank: SIGINT and SIGTERM mpirun answers by killing them all.
 SIGNALS_OF_RANKS = (signal.SIGUSR1,)
 
 

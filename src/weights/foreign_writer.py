@@ -10,7 +10,7 @@ from typing import BinaryIO
 import numpy as np
 
 from src.errors import UserError
-from src.weights.atomic_file import write_atomically
+from src.files.atomic_file import write_atomically
 from src.weights.names import (
     HF_FILES,
     HF_NETWORK,

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from src.checkpoint import MODEL_INFO, Checkpoint, assemble, read_entries, read_start
 from src.errors import UserError
-from src.model_info import IMAGENET_DEFAULT_MEAN_STD, ModelInfo
+from src.model.model_info import IMAGENET_DEFAULT_MEAN_STD, ModelInfo
 from src.weights.arrays import as_weights
-from src.weights.mindspore_file import looks_like_ckpt
+from src.weights.checkpoint import MODEL_INFO, Checkpoint, assemble, read_entries, read_start
+from src.weights.ckpt_file import looks_like_ckpt
 from src.weights.model_hub import stated_beside
 from src.weights.names import INDEX_BUFFER, recognise, to_authors
 from src.weights.safetensors_file import looks_like_safetensors

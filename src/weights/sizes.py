@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from src.errors import UserError
-from src.model_info import ModelInfo
-from src.variants import VARIANTS, Variant, get_variant
+from src.model.model_info import ModelInfo
+from src.model.variants import VARIANTS, Variant, get_variant
 from src.weights.names import SHARED_TABLE, TABLE
 
 Shape = tuple[int, ...]

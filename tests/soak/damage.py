@@ -19,13 +19,13 @@ from pathlib import Path
 
 import numpy as np
 
-from src.checkpoint import Checkpoint, save_checkpoint
 from src.errors import UserError
-from src.model_info import ModelInfo
+from src.model.model_info import ModelInfo
 from src.tools.resume import ResumePoint, find_resume_point, training_state
 from src.tools.starting_point import load_weights, restore
 from src.trainer.loop import RunState
 from src.vit import VisionTransformer, create_model
+from src.weights.checkpoint import Checkpoint, save_checkpoint
 
 ARCH = "beit_micro_patch8_32"
 

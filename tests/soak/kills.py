@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-from src.checkpoint import load_checkpoint
+from src.weights.checkpoint import load_checkpoint
 from tests.tiny_project import ARCH, ROOT, metrics, script, write_config, write_images
 
 RUN = f"{ARCH}_test"

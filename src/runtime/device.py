@@ -5,7 +5,7 @@ from __future__ import annotations
 import mindspore
 
 from src.errors import UserError
-from src.gpu_libraries import require_gpu
+from src.runtime.gpu_libraries import require_gpu
 
 
 def start_device(target: str, device_id: int, *, pynative: bool) -> None:

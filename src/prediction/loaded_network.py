@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from src.model_info import ModelInfo
+from src.model.model_info import ModelInfo
 
 
 @dataclass(frozen=True)
 class Network:
-    """What `src.predictor` needs of a loaded file.
+    """What `src.prediction.predictor` needs of a loaded file.
 
     `run` takes images [B, ...] and gives logits float32 [B, num_classes]. The images are float32 [B, 3, S, S],
     normalised, or with `takes_pixels` uint8 [B, S, S, 3], resized and cropped only. `fixed_batch` says that every other

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 from mindspore import Tensor
 
-from src.agreement import require_head
-from src.model_info import ModelInfo
+from src.model.model_info import ModelInfo
 from src.vit import VisionTransformer, create_model
+from src.weights.agreement import require_head
 
 
 def rebuild_network(info: ModelInfo, weights: Mapping[str, np.ndarray], path: Path) -> VisionTransformer:

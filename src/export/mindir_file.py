@@ -13,7 +13,7 @@ from mindspore.train.mind_ir_pb2 import ModelProto
 from src.errors import UserError
 from src.export.check import Run
 from src.export.metadata import to_metadata
-from src.model_info import ModelInfo
+from src.model.model_info import ModelInfo
 
 # AIR has no dynamic shapes: Ascend's compiler wants each size fixed.
 AIR_BATCH = 1

@@ -20,9 +20,9 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from src.errors import UserError
-from src.model_info import ModelInfo
-from src.weights.atomic_file import write_atomically
-from src.weights.mindspore_file import looks_like_ckpt, read_ckpt, write_ckpt
+from src.files.atomic_file import write_atomically
+from src.model.model_info import ModelInfo
+from src.weights.ckpt_file import looks_like_ckpt, read_ckpt, write_ckpt
 from src.weights.safetensors_file import looks_like_safetensors, read_safetensors, write_safetensors
 
 EMA_PREFIX = "ema."

@@ -1,8 +1,8 @@
 """Starting the ranks of a run with mpirun, and ending all of them together. Imports no MindSpore.
 
 Three kinds of processes make up a run: the ranks, mpirun, which starts them on every host and ends all where one fails,
-and MindSpore's scheduler, through which the ranks meet (see src/distributed.py). The launcher is the parent of the
-latter two: it asks the ranks to stop where it is asked to, names the rank that failed, and leaves nobody behind.
+and MindSpore's scheduler, through which the ranks meet (see src/runtime/distributed.py). The launcher is the parent of
+the latter two: it asks the ranks to stop where it is asked to, names the rank that failed, and leaves nobody behind.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from typing import IO
 
 from src.errors import UserError
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 RUN_ID = "BEIT_RUN_ID"
-SCHEDULER = (sys.executable, "-m", "src.distributed")
+SCHEDULER = (sys.executable, "-m", "src.runtime.distributed")
 # mpirun answers SIGINT and SIGTERM by killing the ranks; this one it passes on (see src/trainer/interrupt.py).
 STOP = signal.SIGUSR1
 # What settings of libraries start with: mpirun hands no others to ranks on other hosts.

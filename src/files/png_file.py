@@ -6,7 +6,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from src.weights.atomic_file import write_atomically
+from src.files.atomic_file import write_atomically
 
 
 def save_png(picture: Image.Image, path: Path) -> None:

@@ -1,8 +1,8 @@
 """Meeting of the ranks that mpirun has started, and what they agree on.
 
 MindSpore's CPU back end cannot meet through MPI itself; its own dynamic cluster serves CPU, GPU and Ascend alike. It
-wants one more process, a scheduler, whose address every rank knows: src/launcher.py runs this file as that process, on
-a free port, for as long as mpirun runs, and hands its address to all ranks in `MS_SCHED_HOST` and `MS_SCHED_PORT`.
+wants one more process, a scheduler, whose address every rank knows. src/runtime/launcher.py runs this file as that
+process, on a free port, while mpirun runs, and passes its address to all ranks in `MS_SCHED_HOST` and `MS_SCHED_PORT`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 from mindspore import Tensor, communication, nn, ops
 
 from src.errors import UserError
-from src.launcher import end_with_parent
+from src.runtime.launcher import end_with_parent
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from src.errors import UserError
-from src.model_info import ModelInfo
+from src.model.model_info import ModelInfo
 
 # The option that sets a field, where it has another name.
 OPTION_NAMES = {

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from src.errors import UserError
-from src.model_info import ModelInfo
+from src.model.model_info import ModelInfo
 from src.prediction.batches import Source, as_image, image_batches
-from src.prediction.network import Network
+from src.prediction.loaded_network import Network
 from src.prediction.preparation import preparation_of
 
 ONNX_SUFFIX, MINDIR_SUFFIX = ".onnx", ".mindir"

@@ -1,0 +1,1 @@
+"""Devices, ranks and the launcher: the machine a run uses."""
