@@ -39,15 +39,15 @@ def main(argv: Sequence[str]) -> None:
 def build_parser() -> argparse.ArgumentParser:
     """Every option of the command line."""
     parser = Parser(description=__doc__, allow_abbrev=False)
-    parser.add_argument("--input", type=Path, required=True, help="the file; its format is recognised by its content")
+    parser.add_argument("--input", type=Path, required=True, help="the file; its format is recognized by its content")
     parser.add_argument("--arch", choices=VARIANTS, required=True, help="the architecture that the file is of")
     parser.add_argument("--output", type=Path, required=True, help="a .ckpt or .safetensors file; with --to, theirs")
     parser.add_argument("--to", choices=SUFFIXES, help="write a file for this library (hf4: transformers before 5)")
     parser.add_argument("--ema", action="store_true", help="take the averaged weights in place of the raw ones")
     parser.add_argument("--class_names", type=Path, help="a text file with the name of each class, one a line")
-    parser.add_argument("--crop_pct", type=float, help="side of the centre crop over the resized image's, evaluating")
+    parser.add_argument("--crop_pct", type=float, help="side of the center crop over the resized image's, evaluating")
     parser.add_argument(
-        "--imagenet_default_mean_and_std", choices=("True", "False"), help="images are normalised with ImageNet's"
+        "--imagenet_default_mean_and_std", choices=("True", "False"), help="images are normalized with ImageNet's"
     )
     return parser
 

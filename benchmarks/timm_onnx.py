@@ -25,7 +25,7 @@ def main() -> None:
     folder = Path(sys.argv[1])
     torch.manual_seed(0)
     model = timm.create_model(ARCH, pretrained=False).eval()
-    randomise(model)
+    randomize(model)
     weights = {name: value.contiguous() for name, value in model.state_dict().items()}
     save_file(weights, folder / "weights.safetensors")
     images = torch.randn(2, 3, 224, 224)
@@ -56,8 +56,8 @@ def main() -> None:
 
 
 @torch.no_grad()
-def randomise(model: torch.nn.Module) -> None:
-    """Give weights that start as constants values that no optimisation could take for one."""
+def randomize(model: torch.nn.Module) -> None:
+    """Give weights that start as constants values that no optimization could take for one."""
     for name, parameter in model.named_parameters():
         if name.endswith("relative_position_bias_table"):
             parameter.normal_(std=0.5)

@@ -124,7 +124,7 @@ def print_table(
     print("\nquickstart: a small BEiT on 1,797 scanned digits, one fifth held out")
     print(f"  top-1 {results['Top1-Acc']:.2f} %   top-5 {results['Top5-Acc']:.2f} %")
     print(f"  checkpoint and ONNX agree: {agree} ({equal} of {len(by_checkpoint)} predictions equal)")
-    print(f"  scans of '{DIGIT_TO_PREDICT}' recognised: {right} of {len(by_checkpoint)}")
+    print(f"  scans of '{DIGIT_TO_PREDICT}' recognized: {right} of {len(by_checkpoint)}")
     print(f"  {'stage':<22}{'time':>9}  files")
     for row in stages:
         files = [checkpoint] if row.name == "train" else row.files

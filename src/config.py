@@ -110,7 +110,7 @@ class Config:
     train_num_samples: int = option(DATASET, -1, "how many training images to use, -1 for all", at_least=-1)
     val_num_samples: int = option(DATASET, -1, "how many validation images to use, -1 for all", at_least=-1)
     imagenet_default_mean_and_std: bool = option(
-        DATASET, False, "normalise by ImageNet's mean and std instead of 0.5 and 0.5"
+        DATASET, False, "normalize by ImageNet's mean and std instead of 0.5 and 0.5"
     )
 
     auto_augment: str | None = option(
@@ -146,7 +146,7 @@ class Config:
     crop_pct: float = option(
         AUGMENTATIONS,
         0.9,
-        "side of evaluation's centre crop over the side of the resized image",
+        "side of evaluation's center crop over the side of the resized image",
         more_than=0,
         at_most=1,
     )
@@ -154,7 +154,7 @@ class Config:
     color_jitter: float = option(
         AUGMENTATIONS,
         0.4,
-        "strength of the colour jitter that stands in where auto_augment is none",
+        "strength of the color jitter that stands in where auto_augment is none",
         added=True,
         at_least=0,
     )
@@ -257,7 +257,7 @@ class Config:
         choices=("fp32", "fp16", "int8"),
     )
     with_preprocess: bool = option(
-        EXPORT, False, "an ONNX file that takes raw pixels, uint8 NHWC, and normalises them inside", added=True
+        EXPORT, False, "an ONNX file that takes raw pixels, uint8 NHWC, and normalizes them inside", added=True
     )
     calibration_folder: str | None = option(
         EXPORT, None, "images over which int8 measures its ranges; without them anew for every batch", added=True

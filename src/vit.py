@@ -96,7 +96,7 @@ class VisionTransformer(nn.Cell):
         self.norm = Identity() if mean_pooling else LayerNorm(embed_dim)
         self.fc_norm = LayerNorm(embed_dim) if mean_pooling else Identity()
         self.head = Linear(embed_dim, num_classes)
-        initialise(self, init_scale, seed)
+        initialize(self, init_scale, seed)
 
     def construct(self, image: Tensor, key: Tensor | None = None) -> Tensor:
         """`image` float32 [B, 3, S, S] -> logits float32 [B, num_classes].
@@ -179,7 +179,7 @@ def drop_path_rates(drop_path: float, depth: int) -> list[float]:
     return [float(rate) for rate in np.linspace(0.0, drop_path, depth)]
 
 
-def initialise(network: VisionTransformer, init_scale: float, seed: int) -> None:
+def initialize(network: VisionTransformer, init_scale: float, seed: int) -> None:
     """Give every parameter of a BEiT its first value, as the authors' code does.
 
     Matrices, class token and position embedding come from a normal distribution of standard deviation 0.02 (the
@@ -198,7 +198,7 @@ def initialise(network: VisionTransformer, init_scale: float, seed: int) -> None
 def initial_value(
     name: str, shape: tuple[int, ...], patch_features: int, init_scale: float, rng: np.random.Generator
 ) -> np.ndarray | None:
-    """The random part of `initialise`: float32 of `shape` for the parameter `name`, `None` where it is a constant.
+    """The random part of `initialize`: float32 of `shape` for the parameter `name`, `None` where it is a constant.
 
     `patch_features` is how many numbers a patch has, the fan-in of the patch projection.
     """

@@ -54,8 +54,8 @@ def images(tmp_path) -> list[Path]:
         coarse = Image.fromarray(rng.integers(0, 256, (5, 5, 3), dtype=np.uint8))
         paths.append(tmp_path / f"{number}.png")
         coarse.resize((width, height), Image.Resampling.BICUBIC).save(paths[-1])
-    Image.open(paths[0]).convert("L").save(tmp_path / "grey.jpg")
-    return [*paths, tmp_path / "grey.jpg"]
+    Image.open(paths[0]).convert("L").save(tmp_path / "gray.jpg")
+    return [*paths, tmp_path / "gray.jpg"]
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])

@@ -11,7 +11,7 @@ import pytest
 from benchmarks.comparison.bars import LEFT, RIGHT, WIDTH, Bar, bar_chart, place
 from benchmarks.comparison.driver import Side, SideFailed, alternate
 from benchmarks.comparison.reckoning import Machine, Sizes, Work, forward_work, ratio_of, step_memory, step_work
-from src.pictures.line_charts import COLOURS, make_axis
+from src.pictures.line_charts import COLORS, make_axis
 
 BASE = Sizes(embed_dim=768, depth=12, num_heads=12, patch_size=16, image_size=224, num_classes=1000)
 
@@ -57,11 +57,11 @@ def test_memory_grows_by_the_activations_of_an_image():
 def test_a_bar_ends_at_its_value_and_the_target_is_marked():
     axis = make_axis([0.0, 1.0, 2.1, 2.0])
     picture = np.asarray(bar_chart("title", [Bar("forward", 1.5, 1.4, 2.1, 2.0)]))
-    row = picture[(picture == COLOURS[0]).all(-1).any(1).argmax() + 1]
-    blue = np.flatnonzero((row == COLOURS[0]).all(-1))
+    row = picture[(picture == COLORS[0]).all(-1).any(1).argmax() + 1]
+    blue = np.flatnonzero((row == COLORS[0]).all(-1))
     assert blue[0] == LEFT
     assert blue[-1] == pytest.approx(place(1.5, axis), abs=1)
-    orange = np.flatnonzero((row == COLOURS[1]).all(-1))
+    orange = np.flatnonzero((row == COLORS[1]).all(-1))
     assert orange.mean() == pytest.approx(place(2.0, axis), abs=1)
 
 

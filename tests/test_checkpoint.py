@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from src.errors import UserError
-from src.model.model_info import ModelInfo
 from src.files import atomic_file
+from src.model.model_info import ModelInfo
 from src.weights import ckpt_file
 from src.weights.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from src.weights.ckpt_file import read_ckpt, write_ckpt

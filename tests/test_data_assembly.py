@@ -11,7 +11,7 @@ import pytest
 from src.config import read_config
 from src.data.assembly import build_eval_loader, build_train_loader, describe_model, read_data, with_class_count
 from src.errors import UserError
-from tests.tiny_project import COLOURS, ROOT, write_config, write_images
+from tests.tiny_project import COLORS, ROOT, write_config, write_images
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def test_num_classes_0_is_as_many_as_the_training_folder_has(tmp_path, data):
     train, val = read_data(config)
     assert (len(train), len(val)) == (24, 9)
     config = with_class_count(config, train)
-    assert config.num_classes == len(COLOURS)
+    assert config.num_classes == len(COLORS)
     assert next(build_train_loader(config, train).epoch(0)).target.shape == (8, 3)
     assert describe_model(config, train.classes).num_classes == 3
 

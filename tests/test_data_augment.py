@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from src.data.augment.auto_augment import auto_augment, choose, draw_level, fill_colour
+from src.data.augment.auto_augment import auto_augment, choose, draw_level, fill_color
 from src.data.augment.operations import AUGMIX_OPERATIONS, OPERATIONS
 from src.data.augment.policy import AugMix, AutoAugment, RandAugment, parse_policy
-from src.data.transforms import draw_jitter, jitter_colours
+from src.data.transforms import draw_jitter, jitter_colors
 from src.errors import UserError
 from tests.golden.data_inputs import FILL_MEAN, ScriptedGenerator, digest
 
@@ -111,11 +111,11 @@ def test_lanczos_cannot_rotate_but_serves_a_policy_that_moves_no_pixels():
     assert augment(IMAGE, np.random.default_rng(0)).size == IMAGE.size
 
 
-def test_moved_pixels_leave_the_mean_colour_behind():
-    assert fill_colour((0.5, 0.5, 0.5)) == (128, 128, 128)
-    assert fill_colour(FILL_MEAN) == (124, 116, 104)
+def test_moved_pixels_leave_the_mean_color_behind():
+    assert fill_color((0.5, 0.5, 0.5)) == (128, 128, 128)
+    assert fill_color(FILL_MEAN) == (124, 116, 104)
     white = Image.new("RGB", (40, 40), (255, 255, 255))
-    moved = OPERATIONS["TranslateXRel"].warp(white, 0.45, Image.Resampling.NEAREST, fill_colour(FILL_MEAN))
+    moved = OPERATIONS["TranslateXRel"].warp(white, 0.45, Image.Resampling.NEAREST, fill_color(FILL_MEAN))
     # x + 18 of the source is shown at x, so the last 18 columns have nothing to show
     assert np.asarray(moved)[:, :22].min() == 255
     assert np.unique(np.asarray(moved)[:, 22:].reshape(-1, 3), axis=0).tolist() == [[124, 116, 104]]
@@ -150,12 +150,12 @@ def test_operations_are_drawn_evenly_with_replacement_and_by_weight_without():
     assert (second == 1).mean() == pytest.approx(0.75, abs=4 * math.sqrt(0.1875 / len(second)))
 
 
-def test_colour_jitter_is_torchvisions_for_a_given_order_and_factors():
+def test_color_jitter_is_torchvisions_for_a_given_order_and_factors():
     for order, factors, pixels in zip(GOLDEN["jitter_orders"], GOLDEN["jitter_factors"], GOLDEN["jitter_digests"]):
-        assert digest(np.asarray(jitter_colours(IMAGE, list(order), list(factors)))) == pixels
+        assert digest(np.asarray(jitter_colors(IMAGE, list(order), list(factors)))) == pixels
 
 
-def test_colour_jitter_draws_every_order_and_factors_around_one():
+def test_color_jitter_draws_every_order_and_factors_around_one():
     rng = np.random.default_rng(0)
     orders, factors = zip(*(draw_jitter(rng, 0.4) for _ in range(600)))
     assert len({tuple(order) for order in orders}) == 6

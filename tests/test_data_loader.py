@@ -30,7 +30,7 @@ RAW = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
 
 
 class Plain:
-    """A transform that changes nothing and waits, so that an image can be recognised by its colour."""
+    """A transform that changes nothing and waits, so that an image can be recognized by its color."""
 
     image_size = SIZE
 

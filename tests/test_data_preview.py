@@ -16,7 +16,7 @@ from src.data.assembly import build_train_loader, read_data, with_class_count
 from src.data.augment.mixup import mix_targets
 from src.data.decode import read_rgb
 from src.data.preview import as_picture, classes_of, draw_preview
-from src.data.transforms import eval_transform, normalise
+from src.data.transforms import eval_transform, normalize
 from src.errors import UserError
 from src.pictures.tiles import GAP, LINE, SIDE
 from tests.tiny_project import ROOT, error_line, run, write_config, write_images
@@ -24,14 +24,14 @@ from tests.tiny_project import ROOT, error_line, run, write_config, write_images
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-def test_a_picture_is_what_was_normalised():
+def test_a_picture_is_what_was_normalized():
     pixels = np.random.default_rng(0).integers(0, 256, (200, 200, 3), dtype=np.uint8)
-    image = normalise(Image.fromarray(pixels), MEAN, STD)
+    image = normalize(Image.fromarray(pixels), MEAN, STD)
     assert np.array_equal(np.asarray(as_picture(image, MEAN, STD)), pixels)
 
 
 def test_a_small_image_is_enlarged_by_a_whole_number():
-    image = normalise(Image.new("RGB", (33, 33), (9, 200, 30)), MEAN, STD)
+    image = normalize(Image.new("RGB", (33, 33), (9, 200, 30)), MEAN, STD)
     picture = as_picture(image, MEAN, STD)
     assert picture.size == (165, 165)  # 5 times, the first to reach a tile's 160
     assert picture.getpixel((164, 0)) == (9, 200, 30)

@@ -1,4 +1,4 @@
-"""The training and evaluation transforms against timm's: crops, flips, normalisation, random erasing."""
+"""The training and evaluation transforms against timm's: crops, flips, normalization, random erasing."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from PIL import Image
 from src.data.augment.random_erasing import RandomErasing, draw_box
 from src.data.transforms import (
     CROP_RATIO,
-    centre_crop,
+    center_crop,
     eval_transform,
-    normalise,
+    normalize,
     random_crop_box,
     resize_shorter_side,
     resized_centre,
@@ -64,23 +64,23 @@ def test_the_evaluation_transform_gives_timms_pixels_for_large_small_and_odd_siz
             image_size=int(image_size), crop_pct=float(crop_pct), interpolation=interpolation, mean=HALF, std=HALF
         )
         resized = resize_shorter_side(example_image(int(width), int(height), 2), transform.resized, transform.resample)
-        cropped = np.asarray(centre_crop(resized, int(image_size)))
+        cropped = np.asarray(center_crop(resized, int(image_size)))
         if digest(cropped.transpose(2, 0, 1)) != pixels:
             wrong.append(case)
     assert not wrong
 
 
-def test_the_evaluation_transform_normalises_like_torchvision():
+def test_the_evaluation_transform_normalizes_like_torchvision():
     transform = eval_transform(image_size=9, crop_pct=0.9, mean=FILL_MEAN, std=FILL_STD)
     array = transform(example_image(50, 37, 3))
     assert array.dtype == np.float32
-    np.testing.assert_array_equal(array, GOLDEN["eval_normalised"])
+    np.testing.assert_array_equal(array, GOLDEN["eval_normalized"])
 
 
-def test_normalisation_writes_into_the_array_it_is_given():
+def test_normalization_writes_into_the_array_it_is_given():
     image = Image.new("RGB", (4, 2), (0, 255, 51))
     out = np.full((2, 3, 2, 4), 7.0, dtype=np.float32)
-    normalise(image, HALF, (0.5, 0.5, 0.25), out[1])
+    normalize(image, HALF, (0.5, 0.5, 0.25), out[1])
     assert (out[0] == 7).all()
     # 51 / 255 = 0.2, and (0.2 - 0.5) / 0.25 = -1.2
     np.testing.assert_allclose(out[1].mean(axis=(1, 2)), [-1, 1, -1.2], rtol=1e-6)
@@ -103,12 +103,12 @@ def test_the_training_transform_gives_timms_values_when_the_same_random_numbers_
         np.testing.assert_array_equal(transform(image, ScriptedGenerator(GOLDEN, run)), values)
 
 
-def test_colours_are_jittered_without_a_policy_and_with_3_augment_only():
-    grey = Image.new("RGB", (20, 20), (100, 150, 200))
+def test_colors_are_jittered_without_a_policy_and_with_3_augment_only():
+    gray = Image.new("RGB", (20, 20), (100, 150, 200))
 
     def changed(policy: str | None) -> int:
-        runs = [train(auto_augment=policy, hflip=0.0)(grey, np.random.default_rng(seed)) for seed in range(30)]
-        plain = train(color_jitter=0.0, hflip=0.0)(grey, np.random.default_rng(0))
+        runs = [train(auto_augment=policy, hflip=0.0)(gray, np.random.default_rng(seed)) for seed in range(30)]
+        plain = train(color_jitter=0.0, hflip=0.0)(gray, np.random.default_rng(0))
         return sum(not np.array_equal(run, plain) for run in runs)
 
     assert changed(None) == 30
@@ -157,7 +157,7 @@ def test_a_crop_box_lies_inside_an_image_of_any_size_and_holds_a_pixel(width, he
 
 
 def test_a_long_strip_is_cropped_to_the_widest_allowed_box_in_its_middle():
-    # no box of 100 x 4 covers 90% of it with a ratio below 4/3, so each draw ends in the centred 5 x 4
+    # no box of 100 x 4 covers 90% of it with a ratio below 4/3, so each draw ends in the centered 5 x 4
     box = random_crop_box(np.random.default_rng(0), 100, 4, (0.9, 1.0), CROP_RATIO)
     assert box == (47, 0, 52, 4)
     box = random_crop_box(np.random.default_rng(0), 3, 100, (0.9, 1.0), CROP_RATIO)
@@ -206,7 +206,7 @@ def test_several_erased_boxes_share_the_area_like_timms():
 
 
 @pytest.mark.parametrize("mode", ["rand", "pixel"])
-def test_boxes_are_filled_with_normal_noise_of_one_colour_or_per_pixel_like_timms(mode):
+def test_boxes_are_filled_with_normal_noise_of_one_color_or_per_pixel_like_timms(mode):
     rng = np.random.default_rng(4)
     erase = RandomErasing(1.0, mode, 1)
     values, distinct = [], []
@@ -277,5 +277,5 @@ def test_a_wrong_option_of_the_evaluation_transform_is_refused():
 def test_cutting_columns_between_width_and_height_changes_no_pixel(size, resample):
     pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
     image = Image.fromarray(pixels)
-    at_once = centre_crop(resize_shorter_side(image, 71, resample), 64)
+    at_once = center_crop(resize_shorter_side(image, 71, resample), 64)
     np.testing.assert_array_equal(np.asarray(resized_centre(image, 71, 64, resample)), np.asarray(at_once))

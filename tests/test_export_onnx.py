@@ -15,7 +15,7 @@ from mindspore import Tensor
 from onnx import TensorProto
 from PIL import Image
 
-from src.data.transforms import normalise
+from src.data.transforms import normalize
 from src.errors import UserError
 from src.export import onnx_graph
 from src.export.check import TOLERANCES
@@ -203,11 +203,11 @@ def pixels_of(case: str) -> np.ndarray:
     return np.random.default_rng(4).integers(0, 256, (3, size, size, 3), np.uint8)
 
 
-def test_raw_pixels_give_what_normalised_ones_give_to_the_last_bit(tmp_path):
-    """Normalised by the project's own transform, whose pixels are torchvision's."""
+def test_raw_pixels_give_what_normalized_ones_give_to_the_last_bit(tmp_path):
+    """Normalized by the project's own transform, whose pixels are torchvision's."""
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     weights = weights_of(network_of("base"))
-    write_onnx(graph_of("base", weights), INFO, tmp_path / "normalised.onnx")
+    write_onnx(graph_of("base", weights), INFO, tmp_path / "normalized.onnx")
     with_pixels = beit_graph(
         weights, image_size=32, num_heads=4, approximate_gelu=False, pixel_input=PixelInput(mean, std)
     )
@@ -216,11 +216,11 @@ def test_raw_pixels_give_what_normalised_ones_give_to_the_last_bit(tmp_path):
     (image,) = session.get_inputs()
     assert (image.name, image.shape, image.type) == ("image", ["batch", 32, 32, 3], "tensor(uint8)")
     pixels = pixels_of("base")
-    images = np.stack([normalise(Image.fromarray(picture), mean, std) for picture in pixels])
-    expected = onnxruntime.InferenceSession(tmp_path / "normalised.onnx").run(["logits"], {"image": images})[0]
+    images = np.stack([normalize(Image.fromarray(picture), mean, std) for picture in pixels])
+    expected = onnxruntime.InferenceSession(tmp_path / "normalized.onnx").run(["logits"], {"image": images})[0]
     assert np.array_equal(session.run(["logits"], {"image": pixels})[0], expected)
     assert load_onnx(tmp_path / "pixels.onnx", "CPU", 0).takes_pixels
-    assert not load_onnx(tmp_path / "normalised.onnx", "CPU", 0).takes_pixels
+    assert not load_onnx(tmp_path / "normalized.onnx", "CPU", 0).takes_pixels
 
 
 def half_of(weights: dict[str, np.ndarray], case: str) -> onnx.ModelProto:

@@ -187,7 +187,7 @@ def test_fp32_is_compared_on_random_images_alone_and_others_told_that_it_is_so(f
     )
 
 
-def test_pixels_are_compared_with_the_normalised_images_of_the_network(files, photos, weights, tmp_path):
+def test_pixels_are_compared_with_the_normalized_images_of_the_network(files, photos, weights, tmp_path):
     exact = files["fp32"].run
     options = OnnxOptions(with_preprocess=True)
     exported = export_onnx(INFO, weights, tmp_path / "beit.onnx", options)

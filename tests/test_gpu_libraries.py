@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from src import gpu_libraries
 from src.errors import UserError
+from src.runtime import gpu_libraries
 from src.runtime.gpu_libraries import ask_driver, library_folders, missing, require_gpu, unresolved_libraries
 from tests.tiny_project import ROOT, error_line, run, script
 

@@ -92,8 +92,8 @@ def images(tmp_path_factory) -> Path:
         coarse = Image.fromarray(rng.integers(0, 256, (4, 4, 3), dtype=np.uint8))
         return coarse.resize((width, height), Image.Resampling.BICUBIC)
 
-    picture(40, 30).save(folder / "colour.png")
-    picture(31, 57).convert("L").save(folder / "grey.jpg")
+    picture(40, 30).save(folder / "color.png")
+    picture(31, 57).convert("L").save(folder / "gray.jpg")
     transparent = picture(50, 50).convert("RGBA")
     transparent.putalpha(Image.linear_gradient("L").resize((50, 50)))
     transparent.save(folder / "transparent.png")
@@ -104,7 +104,7 @@ def images(tmp_path_factory) -> Path:
     picture(40, 40).save(folder / "a png named.jpg", format="PNG")
     Image.fromarray(rng.integers(0, 65536, (30, 30), dtype=np.uint16)).save(folder / "sixteen_bit.png")
     picture(30, 30).convert("1").save(folder / "zwölf Schwäne.png")
-    (folder / "corrupt.png").write_bytes((folder / "colour.png").read_bytes()[:200])
+    (folder / "corrupt.png").write_bytes((folder / "color.png").read_bytes()[:200])
     (folder / "empty.jpg").write_bytes(b"")
     (folder / "letter.jpeg").write_text("Dear sir or madam")
     (folder / "notes.txt").write_text("not an image")
@@ -116,8 +116,8 @@ def images(tmp_path_factory) -> Path:
 READABLE = [  # in sorted order
     "CAMERA.JPG",
     "a png named.jpg",
-    "colour.png",
-    "grey.jpg",
+    "color.png",
+    "gray.jpg",
     "palette.png",
     "printed.jpeg",
     "sixteen_bit.png",
@@ -182,7 +182,7 @@ def test_predictors_of_both_kinds_live_in_one_process(models, images):
 
 def test_an_onnx_file_needs_no_mindspore(models, images, expected, tmp_path):
     (tmp_path / "mindspore.py").write_text("raise ImportError('MindSpore is imported')\n")
-    image = images / "colour.png"
+    image = images / "color.png"
     done = run_infer("--data_path", image, "--checkpoint", models["onnx"], folder=tmp_path, extra_path=tmp_path)
     assert (done.returncode, done.stdout) == (0, f"{image} (class: {expected[str(image)]})\n"), done.stderr
 
@@ -379,7 +379,7 @@ def test_the_contact_sheet_shows_what_was_predicted(images, models, infer_here):
 
 
 def test_attention_is_drawn_of_one_image_from_a_checkpoint(images, models, expected, infer_here):
-    image = images / "colour.png"
+    image = images / "color.png"
     code, printed, error = infer_here(image, models["ckpt"], "--attention", "attention.png")
     assert (code, printed) == (0, f"{image} (class: {expected[str(image)]})\n"), error
     assert Image.open("attention.png").size == (2 * 384, 384)

@@ -308,7 +308,7 @@ def test_gelu_of_float16_is_the_float32_one_rounded(approximate, formula):
 
 
 def numpy_mix(h: np.ndarray) -> np.ndarray:
-    """MurmurHash3's finaliser in unsigned arithmetic."""
+    """MurmurHash3's finalizer in unsigned arithmetic."""
     h = h.astype(np.uint32)
     h = (h ^ (h >> np.uint32(16))) * np.uint32(0x85EBCA6B)
     h = (h ^ (h >> np.uint32(13))) * np.uint32(0xC2B2AE35)
@@ -325,7 +325,7 @@ def numpy_bits(keys: np.ndarray, stream: int, positions: int) -> np.ndarray:
 
 
 def test_mix_gives_murmurhash3s_published_values(each_mode):
-    # MurmurHash3_x86_32 of the empty string is the finaliser of its seed: seeds 0, 1 and 0xffffffff
+    # MurmurHash3_x86_32 of the empty string is the finalizer of its seed: seeds 0, 1 and 0xffffffff
     seeds = Tensor(np.array([0, 1, -1], np.int32))
     assert mix(seeds).asnumpy().astype(np.uint32).tolist() == [0, 0x514E28B7, 0x81F16F39]
 
@@ -359,7 +359,7 @@ def test_layers_samples_and_positions_draw_independently(keys):
     pairs = {
         "two layers": (first[:, 0], second[:, 0]),
         "two positions": (first[:, 0], first[:, 1]),
-        "two neighbouring samples": (first[1:, 0], first[:-1, 0]),
+        "two neighboring samples": (first[1:, 0], first[:-1, 0]),
     }
     for name, (a, b) in pairs.items():
         assert abs(np.corrcoef(a, b)[0, 1]) < SIGMAS / math.sqrt(len(a)), name

@@ -136,7 +136,7 @@ def test_a_second_signal_ends_the_process_at_once_also_within_a_step_that_python
     """A long step of MindSpore's is one call into compiled code: here it waits for a lock."""
     code = f"""
 import ctypes, numpy as np
-held = ctypes.create_string_buffer(64)  # a mutex, as zeros initialise it; locked twice it waits for ever, signal or not
+held = ctypes.create_string_buffer(64)  # a mutex, as zeros initialize it; locked twice it waits for ever, signal or not
 ctypes.CDLL(None).pthread_mutex_lock(held)
 from src.tools.logs import start_logging
 from src.trainer.interrupt import stop_on_signal

@@ -124,7 +124,7 @@ def test_class_names_that_are_no_text(tmp_path):
 def test_a_device_that_mindspore_refuses(monkeypatch):
     import mindspore
 
-    from src import device
+    from src.runtime import device
 
     def refuse(*arguments):
         raise RuntimeError("there are 2 devices\nand a call stack")

@@ -52,7 +52,7 @@ def folder(tmp_path_factory):
 
 def test_the_kinds_are_those_that_data_sets_have():
     found = {name.split(".")[0] for name in KINDS}
-    for kind in ("grey", "rgba", "grey_alpha", "palette", "jpeg_cmyk", "sixteen_bit", "jpeg_rotated", "animated"):
+    for kind in ("gray", "rgba", "gray_alpha", "palette", "jpeg_cmyk", "sixteen_bit", "jpeg_rotated", "animated"):
         assert kind in found
     assert "one_pixel" in found
 

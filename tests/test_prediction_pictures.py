@@ -30,8 +30,8 @@ CAPTION = 2 * LINE
 CELL = (SIDE + GAP, SIDE + CAPTION + GAP)
 
 
-def coloured(folder: Path, count: int) -> list[Record]:
-    """Records of `count` plain images, number n of the grey level n."""
+def colored(folder: Path, count: int) -> list[Record]:
+    """Records of `count` plain images, number n of the gray level n."""
     records = []
     for number in range(count):
         path = folder / f"{number}.png"
@@ -40,8 +40,8 @@ def coloured(folder: Path, count: int) -> list[Record]:
     return records
 
 
-def greys(sheet: Image.Image) -> list[int]:
-    """The grey levels in the middle of the thumbnails, row by row."""
+def grays(sheet: Image.Image) -> list[int]:
+    """The gray levels in the middle of the thumbnails, row by row."""
     pixels = np.asarray(sheet)
     rows, columns = (sheet.height - GAP) // CELL[1], (sheet.width - GAP) // CELL[0]
     places = [
@@ -51,19 +51,19 @@ def greys(sheet: Image.Image) -> list[int]:
 
 
 def test_few_images_are_all_on_the_sheet_in_order(tmp_path):
-    records = coloured(tmp_path, 3)
+    records = colored(tmp_path, 3)
     records.insert(1, Record("broken.png", reason="empty"))
     sheet = contact_sheet(lambda: iter(records), ("a", "b", "c"))
     assert sheet.size == (3 * CELL[0] + GAP, CELL[1] + GAP)
-    assert greys(sheet) == [0, 1, 2]
+    assert grays(sheet) == [0, 1, 2]
 
 
 def test_of_many_images_a_sample_is_spread_over_the_run(tmp_path, monkeypatch):
     monkeypatch.setattr(sheets, "ROWS", 2)
-    records = coloured(tmp_path, 64)
+    records = colored(tmp_path, 64)
     Path(records[8].image).unlink()  # gone since it was predicted
     sheet = contact_sheet(lambda: iter(records), ())
-    assert greys(sheet) == [*range(0, 8, 4), *range(12, 64, 4), 255]
+    assert grays(sheet) == [*range(0, 8, 4), *range(12, 64, 4), 255]
 
 
 def captions(sheet: Image.Image) -> np.ndarray:
@@ -73,7 +73,7 @@ def captions(sheet: Image.Image) -> np.ndarray:
 
 
 def test_captions_tell_label_and_probability_and_stay_in_their_column(tmp_path):
-    (record,) = coloured(tmp_path, 1)
+    (record,) = colored(tmp_path, 1)
     records = [record, Record(record.image, ((1, 0.5),)), Record(record.image, ((1, 0.25),)), record]
     ink = captions(
         contact_sheet(lambda: iter(records), ("cat", "a very long name that fits nowhere " * 3, "Schwäne 四"))
@@ -90,10 +90,10 @@ def test_captions_tell_label_and_probability_and_stay_in_their_column(tmp_path):
 
 def test_a_run_without_a_readable_image_gives_an_empty_sheet():
     sheet = contact_sheet(lambda: iter([Record("broken.png", reason="empty")]), ())
-    assert greys(sheet) == [255]
+    assert grays(sheet) == [255]
 
 
-def test_attention_colours_the_part_that_the_network_sees():
+def test_attention_colors_the_part_that_the_network_sees():
     """crop_pct 0.5 of a 64 x 128 image for 32 pixels: the 32 x 32 in the middle, enlarged 12 times."""
     pixels = np.full((128, 64, 3), 200, np.uint8)
     pixels[48:80, 16:48] = (100, 150, 50)

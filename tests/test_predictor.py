@@ -33,18 +33,18 @@ def predictor(run, *, batch_size: int = 4, fixed_batch: bool = False, takes_pixe
     return Predictor(network, batch_size=batch_size, num_workers=3)
 
 
-def plain(colour: tuple[int, int, int], size: tuple[int, int] = (50, 40)) -> Image.Image:
-    return Image.new("RGB", size, colour)
+def plain(color: tuple[int, int, int], size: tuple[int, int] = (50, 40)) -> Image.Image:
+    return Image.new("RGB", size, color)
 
 
-def test_images_are_normalised_as_the_file_says():
+def test_images_are_normalized_as_the_file_says():
     (prediction,) = predictor(MeanOfChannels()).predict([plain((255, 51, 102))])
     # (1 - 0.5) / 0.5, (0.2 - 0.25) / 0.25, 0.4 / 1
     assert prediction.logits == pytest.approx([1.0, -0.2, 0.4], abs=1e-6)
     assert prediction.class_number == 0
 
 
-def test_the_centre_is_what_crop_pct_leaves():
+def test_the_center_is_what_crop_pct_leaves():
     """Of a 64 x 128 image, crop_pct 0.5 keeps the 32 x 32 pixels in the middle unresized."""
     pixels = np.zeros((128, 64, 3), np.uint8)
     pixels[48:80, 16:48] = (0, 255, 0)
@@ -54,7 +54,7 @@ def test_the_centre_is_what_crop_pct_leaves():
 
 
 def test_a_network_that_takes_pixels_gets_them_as_they_are():
-    """Resized and cropped, uint8, height x width x 3, and not normalised."""
+    """Resized and cropped, uint8, height x width x 3, and not normalized."""
     pixels = np.zeros((128, 64, 3), np.uint8)
     pixels[48:80, 16:48] = np.random.default_rng(0).integers(0, 256, (32, 32, 3))
     batches: list[np.ndarray] = []

@@ -23,7 +23,7 @@ from src.report import provenance
 from src.report.files import write_report
 from src.report.outcomes import Outcomes, class_results, evaluate_with_outcomes
 from src.trainer.evaluate import EvalResult
-from tests.tiny_project import ARCH, COLOURS, metrics, script, write_config, write_images
+from tests.tiny_project import ARCH, COLORS, metrics, script, write_config, write_images
 
 ROOT = Path(__file__).resolve().parent.parent
 LABEL = np.array([0, 0, 1, 2, 2, 2], np.int32)
@@ -53,7 +53,7 @@ def test_every_class_has_its_accuracy_its_precision_and_what_it_is_mistaken_for(
     assert other.accuracy == 100
 
 
-class MeanColours(nn.Cell):
+class MeanColors(nn.Cell):
     """Logits: the mean of each channel, times 10. Blue images (class 0) have the most in channel 2."""
 
     def construct(self, image):
@@ -64,7 +64,7 @@ def test_the_outcomes_are_those_of_the_evaluation_image_by_image(tmp_path):
     folder = read_image_folder(write_images(tmp_path / "data") / "val")
     transform = eval_transform(image_size=8, crop_pct=1.0, mean=(0.5,) * 3, std=(0.5,) * 3)
     # 9 images in batches of 4: the last one is filled up. Blue, green, red are the channels in reverse.
-    result, outcomes = evaluate_with_outcomes(MeanColours(), EvalLoader(folder, transform, 4, 1))
+    result, outcomes = evaluate_with_outcomes(MeanColors(), EvalLoader(folder, transform, 4, 1))
     assert (result.images, result.top1) == (9, 100.0)
     assert outcomes.label.tolist() == outcomes.predicted.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
     image = np.stack([transform(Image.open(path)) for path in folder.paths])
@@ -72,7 +72,7 @@ def test_the_outcomes_are_those_of_the_evaluation_image_by_image(tmp_path):
     softmax = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     assert outcomes.confidence == pytest.approx(softmax.max(1), rel=1e-5)
     with pytest.raises(ValueError, match="a single rank"):
-        evaluate_with_outcomes(MeanColours(), EvalLoader(folder, transform, 4, 1, rank=0, ranks=2))
+        evaluate_with_outcomes(MeanColors(), EvalLoader(folder, transform, 4, 1, rank=0, ranks=2))
 
 
 def test_a_cell_is_shaded_by_its_share_of_the_row():
@@ -97,7 +97,7 @@ def report(tmp_path):
     """The folder of a report on the outcomes above, and the images that it is of."""
     data = tmp_path / "data"
     for label, name in zip(LABEL, range(len(LABEL))):
-        place = data / sorted(COLOURS)[label]
+        place = data / sorted(COLORS)[label]
         place.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (10, 10), (20 * name, 0, 0)).save(place / f"{name}.png")
     images = read_image_folder(data)

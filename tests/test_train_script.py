@@ -18,7 +18,7 @@ import pytest
 import train
 from src.errors import exit_code
 from src.weights.checkpoint import load_checkpoint
-from tests.tiny_project import ARCH, COLOURS, ROOT, error_line, metrics, script, write_config, write_images
+from tests.tiny_project import ARCH, COLORS, ROOT, error_line, metrics, script, write_config, write_images
 
 RUN = f"{ARCH}_test"
 IMAGES = 24
@@ -56,7 +56,7 @@ def test_training_fills_the_four_folders(trained):
     assert current == [".lock", f"{ARCH}-1_3.ckpt", f"{ARCH}-2_3.ckpt", "class_names.txt"]
     assert len(list((folder / "best" / RUN).glob(f"{ARCH}-best-*_top1_*.ckpt"))) == 1
     assert len(list((folder / "best" / RUN).glob(f"{ARCH}-ema-best-*_top1_*.ckpt"))) == 1
-    assert (folder / "checkpoints" / RUN / "class_names.txt").read_text().split() == sorted(COLOURS)
+    assert (folder / "checkpoints" / RUN / "class_names.txt").read_text().split() == sorted(COLORS)
     assert len(list((folder / "summaries" / RUN).glob("*.out.events.summary.*"))) == 1
     logged = (folder / "logs" / RUN / "rank_0.log").read_text().splitlines()
     assert [line[20:] for line in logged] == trained[2].splitlines()
@@ -67,7 +67,7 @@ def test_a_checkpoint_says_what_it_is(trained):
     checkpoint = load_checkpoint(trained[0] / "checkpoints" / RUN / f"{ARCH}-2_3.ckpt")
     info = checkpoint.info
     assert (info.arch, info.image_size, info.num_classes) == (ARCH, 32, 3)
-    assert info.class_names == tuple(sorted(COLOURS))
+    assert info.class_names == tuple(sorted(COLORS))
     assert (info.approximate_gelu, info.crop_pct, info.mean) == (False, 1.0, (0.5, 0.5, 0.5))
     training = checkpoint.training
     assert (training["epoch"], training["step"], training["steps_per_epoch"]) == (2, 0, 3)

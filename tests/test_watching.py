@@ -17,7 +17,7 @@ from tensorboardX.proto.event_pb2 import Event
 
 from src.pictures.line_charts import (
     BOTTOM,
-    COLOURS,
+    COLORS,
     HEIGHT,
     LEFT,
     RIGHT,
@@ -61,10 +61,10 @@ def test_every_value_lies_on_its_axis(values):
 
 
 def is_drawn(picture: Image.Image, x: float, y: float) -> bool:
-    """Whether a point of a chart, whose field goes from 0 to 1 both ways, has the colour of line 1, about."""
+    """Whether a point of a chart, whose field goes from 0 to 1 both ways, has the color of line 1, about."""
     place = LEFT + x * (WIDTH - LEFT - RIGHT), HEIGHT - BOTTOM - y * (HEIGHT - TOP - BOTTOM)
     found = np.array(picture.getpixel((round(place[0]), round(place[1]))))
-    return bool(np.abs(found - COLOURS[1]).max() < 60)
+    return bool(np.abs(found - COLORS[1]).max() < 60)
 
 
 def test_a_line_goes_through_its_points_and_is_interrupted_where_there_is_none():
@@ -87,7 +87,7 @@ def test_the_curves_are_the_columns_of_metrics_csv():
         ("top-1 accuracy, %", [("validation", [(1, 50.0), (2, 60.0)]), ("validation, EMA", [(2, 61.0)])]),
         ("learning rate", [("learning rate", [(1, 1e-3), (2, 5e-4)])]),
     ]
-    assert charts[0].lines[1].colour == charts[1].lines[0].colour  # validation looks the same everywhere
+    assert charts[0].lines[1].color == charts[1].lines[0].color  # validation looks the same everywhere
 
 
 def test_the_curves_are_drawn_anew_after_every_epoch_and_when_a_run_is_taken_up(tmp_path):

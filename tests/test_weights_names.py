@@ -10,7 +10,7 @@ import pytest
 from src.errors import UserError
 from src.weights import foreign_writer
 from src.weights.foreign_writer import write_foreign
-from src.weights.names import HF_FILES, HF_NETWORK, recognise, to_authors, to_hugging_face
+from src.weights.names import HF_FILES, HF_NETWORK, recognize, to_authors, to_hugging_face
 from src.weights.safetensors_file import read_safetensors
 from src.weights.state_dict import find_state_dict
 from src.weights.torch_file import open_torch_file
@@ -115,16 +115,16 @@ def test_a_written_file_is_read_back_before_it_gets_its_name(tmp_path, monkeypat
     assert list(tmp_path.iterdir()) == []
 
 
-# ---- recognising and translating ----
+# ---- recognizing and translating ----
 
 
-def test_formats_are_recognised_by_their_names():
+def test_formats_are_recognized_by_their_names():
     here = Path("a")
-    assert recognise(small_weights(), here) == "timm"
-    assert recognise([*small_weights(), "blocks.0.attn.relative_position_index"], here) == "unilm"
-    assert recognise([*small_weights(), "mask_token"], here) == "unilm"
+    assert recognize(small_weights(), here) == "timm"
+    assert recognize([*small_weights(), "blocks.0.attn.relative_position_index"], here) == "unilm"
+    assert recognize([*small_weights(), "mask_token"], here) == "unilm"
     for layout in (HF_FILES, HF_NETWORK):
-        assert recognise(to_hugging_face(small_weights(), layout), here) == "hf"
+        assert recognize(to_hugging_face(small_weights(), layout), here) == "hf"
 
 
 @pytest.mark.parametrize("layout", [HF_FILES, HF_NETWORK])
@@ -144,7 +144,7 @@ def test_a_file_of_the_bare_backbone_is_read():
     weights = {name: array for name, array in small_weights().items() if not name.startswith("head.")}
     foreign = to_hugging_face(weights, HF_FILES)
     bare = {name.removeprefix("beit."): array for name, array in foreign.items()}
-    assert recognise(bare, Path("a")) == "hf"
+    assert recognize(bare, Path("a")) == "hf"
     assert_same(to_authors(bare, "hf", Path("a")), weights)
 
 

@@ -118,7 +118,7 @@ def test_what_the_authors_script_was_told_is_read_from_their_file(monkeypatch):
         ("beit_base_patch16_224_pt1k_800ep.pth", IMAGENET_DEFAULT_MEAN_STD),
     ],
 )
-def test_the_authors_file_names_say_how_images_were_normalised(monkeypatch, tmp_path, name, mean_std):
+def test_the_authors_file_names_say_how_images_were_normalized(monkeypatch, tmp_path, name, mean_std):
     shutil.copy(FOLDER / "unilm_base.pth", tmp_path / name)
     checkpoint = load(monkeypatch, tmp_path / name)
     assert (checkpoint.info.mean, checkpoint.info.std) == mean_std

@@ -15,20 +15,20 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parent.parent
 QUICKSTART = ROOT / "src" / "configs" / "quickstart_digits.yaml"
 ARCH = yaml.safe_load(QUICKSTART.read_text())["arch"]
-COLOURS = {"blue": (20, 30, 220), "green": (30, 200, 40), "red": (210, 30, 30)}
+COLORS = {"blue": (20, 30, 220), "green": (30, 200, 40), "red": (210, 30, 30)}
 TIMEOUT_SECONDS = 400  # a compilation takes 10 s here and several times that on a busy machine
 
 
 def write_images(folder: Path, train: int = 8, val: int = 3) -> Path:
-    """Three classes of noisy plain colours, in train and val."""
+    """Three classes of noisy plain colors, in train and val."""
     rng = np.random.default_rng(0)
     for split, count in (("train", train), ("val", val)):
-        for name, colour in COLOURS.items():
+        for name, color in COLORS.items():
             place = folder / split / name
             place.mkdir(parents=True)
             for number in range(count):
                 noise = rng.integers(-20, 20, (12, 14, 3))
-                pixels = np.clip(np.array(colour) + noise, 0, 255).astype(np.uint8)
+                pixels = np.clip(np.array(color) + noise, 0, 255).astype(np.uint8)
                 Image.fromarray(pixels).save(place / f"{number}.png")
     return folder
 
@@ -38,7 +38,7 @@ def write_config(folder: Path, data: Path, **changes: object) -> Path:
     values = yaml.safe_load(QUICKSTART.read_text())
     values |= {
         "data_url": str(data),
-        "num_classes": len(COLOURS),
+        "num_classes": len(COLORS),
         "batch_size": 8,
         "epochs": 2,
         "warmup_length": 0,

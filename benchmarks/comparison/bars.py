@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from PIL import Image, ImageDraw
 
-from src.pictures.line_charts import BACKGROUND, COLOURS, GRID, Axis, make_axis
+from src.pictures.line_charts import BACKGROUND, COLORS, GRID, Axis, make_axis
 from src.pictures.text import INK, write_line
 
 WIDTH, ROW, TOP, BOTTOM = 800, 34, 40, 34  # pixels
@@ -48,10 +48,10 @@ def place(value: float, axis: Axis) -> float:
 
 def _draw(draw: ImageDraw.ImageDraw, bar: Bar, middle: float, axis: Axis) -> None:
     upper, lower = middle - BAR // 2, middle + BAR // 2
-    draw.rectangle([place(0.0, axis), upper, place(bar.value, axis), lower], COLOURS[0])
+    draw.rectangle([place(0.0, axis), upper, place(bar.value, axis), lower], COLORS[0])
     draw.line([(place(bar.low, axis), middle), (place(bar.high, axis), middle)], INK, 2)
     if bar.target is not None:
         x = place(bar.target, axis)
-        draw.line([(x, upper - 4), (x, lower + 4)], COLOURS[1], 3)
+        draw.line([(x, upper - 4), (x, lower + 4)], COLORS[1], 3)
     write_line(draw, (LEFT - 8, middle), bar.name, LEFT - 12, anchor="rm")
     write_line(draw, (WIDTH - 8, middle), f"{bar.value:.2f}", RIGHT, anchor="rm")

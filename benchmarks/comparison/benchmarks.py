@@ -180,7 +180,7 @@ def eval_pipeline(settings: Settings, machine: Machine) -> Result:
         settings,
         "eval_pipeline",
         "eval pipeline",
-        "decode, resize bicubic to 248, centre crop, normalise; 2 workers, batches of 64",
+        "decode, resize bicubic to 248, center crop, normalize; 2 workers, batches of 64",
         2.0,
     )
 

@@ -42,7 +42,7 @@ def authors_module(unilm: Path, name: str) -> types.ModuleType:
 
 
 def authors_network(unilm: Path, recipe: Any) -> nn.Module:
-    """The authors' VisionTransformer of the recipe's sizes and options, initialised by them."""
+    """The authors' VisionTransformer of the recipe's sizes and options, initialized by them."""
     variant = get_variant(recipe.arch)
     return authors_module(unilm, "modeling_finetune").VisionTransformer(
         img_size=recipe.image_size,

@@ -8,14 +8,14 @@ from compare import METRICS, OURS, THEIRS, Curves
 from PIL import Image, ImageDraw, ImageFont
 
 PANEL_WIDTH, PANEL_HEIGHT, MARGIN = 560, 380, 60
-COLOURS = {OURS: (214, 96, 20), THEIRS: (40, 90, 190)}
-GREY = (205, 205, 205)
+COLORS = {OURS: (214, 96, 20), THEIRS: (40, 90, 190)}
+GRAY = (205, 205, 205)
 PANELS = ("top1", "ema_top1", "loss", "train_loss")
 GRID_LINES = 4
 
 
 def draw_curves(path: Path, curves: Curves) -> None:
-    """A panel for each metric over the epochs, a line for each run, a colour for each side."""
+    """A panel for each metric over the epochs, a line for each run, a color for each side."""
     columns = 2
     rows = -(-len(PANELS) // columns)
     picture = Image.new("RGB", (columns * PANEL_WIDTH, rows * PANEL_HEIGHT), "white")
@@ -43,13 +43,13 @@ def draw_panel(draw: ImageDraw.ImageDraw, corner: tuple[int, int], metric: str, 
     for number in range(GRID_LINES + 1):
         value = low + (high - low) * number / GRID_LINES
         _, y = point(1, value)
-        draw.line([(left, y), (right, y)], fill=GREY)
+        draw.line([(left, y), (right, y)], fill=GRAY)
         draw.text((left - 8, y), f"{value:.3g}", fill="black", font=font, anchor="rm")
         epoch = 1 + round((last - 1) * number / GRID_LINES)
         draw.text((point(epoch, low)[0], bottom + 6), str(epoch), fill="black", font=font, anchor="mt")
     for (side, _), rows in curves.items():
-        draw.line([point(row["epoch"], row[metric]) for row in rows], fill=COLOURS[side], width=2)
+        draw.line([point(row["epoch"], row[metric]) for row in rows], fill=COLORS[side], width=2)
     draw.text((left, top - 8), METRICS[metric], fill="black", font=font, anchor="lb")
     draw.text((right, bottom + 22), "epoch", fill="black", font=font, anchor="rt")
-    for number, (side, colour) in enumerate(COLOURS.items()):
-        draw.text((right - 90 * number, top - 8), side, fill=colour, font=font, anchor="rb")
+    for number, (side, color) in enumerate(COLORS.items()):
+        draw.text((right - 90 * number, top - 8), side, fill=color, font=font, anchor="rb")

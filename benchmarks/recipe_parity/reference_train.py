@@ -117,7 +117,7 @@ def loaders(recipe: Any, folder: Path) -> tuple[DataLoader, DataLoader]:
 
 
 def timm_network(recipe: Any) -> nn.Module:
-    """timm's BEiT of the recipe's sizes and options, initialised by timm."""
+    """timm's BEiT of the recipe's sizes and options, initialized by timm."""
     variant = get_variant(recipe.arch)
     return Beit(
         img_size=recipe.image_size,

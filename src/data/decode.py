@@ -28,7 +28,7 @@ def read_rgb(path: str | os.PathLike[str]) -> Image.Image:
     """Decode the first frame of an image file into mode RGB.
 
     Like timm's and torchvision's readers it lets Pillow convert (transparency is dropped, not blended; CMYK, palette,
-    grey and 16-bit images become what Pillow makes of them) and leaves the EXIF orientation alone. Raises
+    gray and 16-bit images become what Pillow makes of them) and leaves the EXIF orientation alone. Raises
     `UnreadableImage`.
     """
     try:

@@ -72,7 +72,7 @@ class TrainBatch(NamedTuple):
 
 
 class EvalBatch(NamedTuple):
-    """`image` float32 [B, 3, S, S], `label` int32 [B]; from `valid` on there are only zeros, labelled -1."""
+    """`image` float32 [B, 3, S, S], `label` int32 [B]; from `valid` on there are only zeros, labeled -1."""
 
     image: np.ndarray
     label: np.ndarray

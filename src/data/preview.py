@@ -88,9 +88,9 @@ def classes_of(target: np.ndarray, label_smoothing: float, classes: Sequence[str
 
 
 def as_picture(image: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> Image.Image:
-    """A normalised image, float32 [3, S, S], as it would look, enlarged by a whole number to a tile's side at least."""
-    colours = image * np.array(std, np.float32)[:, None, None] + np.array(mean, np.float32)[:, None, None]
-    pixels = (colours * 255).round().clip(0, 255).astype(np.uint8)
+    """A normalized image, float32 [3, S, S], as it would look, enlarged by a whole number to a tile's side at least."""
+    colors = image * np.array(std, np.float32)[:, None, None] + np.array(mean, np.float32)[:, None, None]
+    pixels = (colors * 255).round().clip(0, 255).astype(np.uint8)
     size = image.shape[-1] * max(1, -(-SIDE // image.shape[-1]))
     return Image.fromarray(pixels.transpose(1, 2, 0)).resize((size, size), Image.Resampling.NEAREST)
 

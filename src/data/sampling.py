@@ -50,7 +50,7 @@ def replacement_generator(seed: int, epoch: int, index: int) -> np.random.Genera
 def sample_keys(seed: int, epoch: int, indices: np.ndarray) -> np.ndarray:
     """One number per image for the network's own randomness (dropout, drop path), int32 [B].
 
-    Three rounds of the 64-bit finaliser of SplitMix (Steele, Lea and Flood, "Fast splittable pseudorandom number
+    Three rounds of the 64-bit finalizer of SplitMix (Steele, Lea and Flood, "Fast splittable pseudorandom number
     generators", 2014), of which the upper 32 bits are kept.
     """
     start = np.full(len(indices), seed % _UINT64, dtype=np.uint64)

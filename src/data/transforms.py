@@ -35,7 +35,7 @@ Box = tuple[int, int, int, int]
 
 @dataclass(frozen=True)
 class TrainTransform:
-    """Random resized crop, flip, augmentation or colour jitter, normalisation, erasing. See `train_transform`."""
+    """Random resized crop, flip, augmentation or color jitter, normalization, erasing. See `train_transform`."""
 
     image_size: int
     min_crop: float
@@ -57,8 +57,8 @@ class TrainTransform:
         if self.augment is not None:
             image = self.augment(image, rng)
         if self.color_jitter > 0:
-            image = jitter_colours(image, *draw_jitter(rng, self.color_jitter))
-        array = normalise(image, self.mean, self.std, out)
+            image = jitter_colors(image, *draw_jitter(rng, self.color_jitter))
+        array = normalize(image, self.mean, self.std, out)
         if self.erase is not None:
             self.erase(array, rng)
         return array
@@ -66,7 +66,7 @@ class TrainTransform:
 
 @dataclass(frozen=True)
 class EvalTransform:
-    """Resize the shorter side, crop the centre, normalise. See `eval_transform`."""
+    """Resize the shorter side, crop the center, normalize. See `eval_transform`."""
 
     image_size: int
     resized: int
@@ -77,7 +77,7 @@ class EvalTransform:
     def __call__(self, image: Image.Image, out: np.ndarray | None = None) -> np.ndarray:
         """The transformed image, float32 [3, S, S], written into `out` where that is given."""
         image = resized_centre(image, self.resized, self.image_size, self.resample)
-        return normalise(image, self.mean, self.std, out)
+        return normalize(image, self.mean, self.std, out)
 
 
 def train_transform(
@@ -97,7 +97,7 @@ def train_transform(
     """The transform of timm's `create_transform(is_training=True)`, as the authors of BEiT call it.
 
     The crop covers `min_crop` to all of the image's area. `interpolation` (see `FILTERS`) is used for the crop and by
-    the augmentation; `random` draws between bilinear and bicubic each time. Colours are jittered only where no
+    the augmentation; `random` draws between bilinear and bicubic each time. Colors are jittered only where no
     `auto_augment` policy is set or where it is one of 3-Augment's, of which jitter is a part. `mean` and `std` are of
     RGB values in 0..1. Images of 32 pixels or fewer are not treated otherwise, where the authors pad and crop those.
     Raises `UserError` for an unknown interpolation, policy or erasing mode.
@@ -124,7 +124,7 @@ def eval_transform(
     std: Sequence[float],
     interpolation: str = "bicubic",
 ) -> EvalTransform:
-    """The transform of timm's `create_transform(is_training=False)` with its centre crop.
+    """The transform of timm's `create_transform(is_training=False)` with its center crop.
 
     The shorter side becomes `image_size / crop_pct` pixels, rounded down. The authors do not resize for an `image_size`
     of 32 or less (their CIFAR images have that size already); here every image is resized, as timm does it.
@@ -158,7 +158,7 @@ def random_crop_box(
     """(left, upper, right, lower) of the random resized crop.
 
     Its area is a share of the image's drawn evenly from `scale`, its width over its height is drawn from `ratio`
-    evenly in the logarithm. Where ten attempts do not fit into the image, the largest centred box of an allowed ratio
+    evenly in the logarithm. Where ten attempts do not fit into the image, the largest centered box of an allowed ratio
     is taken.
     """
     low_log, high_log = math.log(ratio[0]), math.log(ratio[1])
@@ -186,7 +186,7 @@ def draw_jitter(rng: np.random.Generator, strength: float) -> tuple[list[int], t
     return order, (brightness, contrast, saturation)
 
 
-def jitter_colours(image: Image.Image, order: Sequence[int], factors: Sequence[float]) -> Image.Image:
+def jitter_colors(image: Image.Image, order: Sequence[int], factors: Sequence[float]) -> Image.Image:
     """Apply the three changes of `draw_jitter` in the given order, as torchvision's `ColorJitter` does."""
     kinds = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
     for index in order:
@@ -206,30 +206,30 @@ def _resized_sizes(image: Image.Image, size: int) -> tuple[int, int]:
 
 
 def resized_centre(image: Image.Image, resized: int, size: int, resample: Image.Resampling) -> Image.Image:
-    """`resize_shorter_side` to `resized` and `centre_crop` to `size`, without resizing columns that are cut off.
+    """`resize_shorter_side` to `resized` and `center_crop` to `size`, without resizing columns that are cut off.
 
     Pillow resizes first in width, then in height, and rounds in between: done as two calls, with the columns cut
     between them, it gives the same pixels in a tenth less time. `nearest` knows no such steps.
     """
     if resample == Image.Resampling.NEAREST:
-        return centre_crop(resize_shorter_side(image, resized, resample), size)
+        return center_crop(resize_shorter_side(image, resized, resample), size)
     width, height = _resized_sizes(image, resized)
-    left, upper = _centred(width, size), _centred(height, size)
+    left, upper = _centered(width, size), _centered(height, size)
     image = image.resize((width, image.height), resample).crop((left, 0, left + size, image.height))
     return image.resize((size, height), resample).crop((0, upper, size, upper + size))
 
 
-def centre_crop(image: Image.Image, size: int) -> Image.Image:
+def center_crop(image: Image.Image, size: int) -> Image.Image:
     """The square in the middle; an edge that would lie on half a pixel goes to the even number, as in torchvision."""
-    left, upper = _centred(image.width, size), _centred(image.height, size)
+    left, upper = _centered(image.width, size), _centered(image.height, size)
     return image.crop((left, upper, left + size, upper + size))
 
 
-def _centred(length: int, size: int) -> int:
+def _centered(length: int, size: int) -> int:
     return round((length - size) / 2.0)
 
 
-def normalise(
+def normalize(
     image: Image.Image, mean: Sequence[float], std: Sequence[float], out: np.ndarray | None = None
 ) -> np.ndarray:
     """(value / 255 - mean) / std per channel, float32 [3, H, W], written into `out` where that is given."""

@@ -38,7 +38,7 @@ class Agreement:
 
 
 def random_images(image_size: int, seed: int = 0) -> np.ndarray:
-    """Standard normal float32 [IMAGES, 3, image_size, image_size], spread about as widely as normalised photographs."""
+    """Standard normal float32 [IMAGES, 3, image_size, image_size], spread about as widely as normalized photographs."""
     return np.random.default_rng(seed).standard_normal((IMAGES, 3, image_size, image_size), dtype=np.float32)
 
 

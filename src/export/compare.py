@@ -72,7 +72,7 @@ def _taking_the_same(network: Run, exported: Network) -> Run:
     """`network`, taking up to IMAGES images as the file takes them. It always gets IMAGES, for which it is compiled."""
 
     def run(images: np.ndarray) -> np.ndarray:
-        given = _normalised(images, exported.info) if exported.takes_pixels else images
+        given = _normalized(images, exported.info) if exported.takes_pixels else images
         filled = np.zeros((IMAGES, *given.shape[1:]), np.float32)
         filled[: len(given)] = given
         return network(filled)[: len(given)]
@@ -80,7 +80,7 @@ def _taking_the_same(network: Run, exported: Network) -> Run:
     return run
 
 
-def _normalised(pixels: np.ndarray, info: ModelInfo) -> np.ndarray:
+def _normalized(pixels: np.ndarray, info: ModelInfo) -> np.ndarray:
     """Pixels uint8 [B, S, S, 3] as a network without preprocessing takes them, float32 [B, 3, S, S]."""
     images = pixels.astype(np.float32) / np.float32(255)
     images = (images - np.array(info.mean, np.float32)) / np.array(info.std, np.float32)

@@ -28,7 +28,7 @@ CALIBRATION_BATCH = 4
 class OnnxOptions:
     """What is to be chosen of an ONNX file.
 
-    `precision` is fp32, fp16 or int8. `with_preprocess` takes raw pixels and normalises them inside. `calibration` is
+    `precision` is fp32, fp16 or int8. `with_preprocess` takes raw pixels and normalizes them inside. `calibration` is
     the folder of images over which int8 measures the ranges of its activations once and for all; without it they are
     measured anew for every batch.
     """

@@ -40,7 +40,7 @@ FOLDING_TOLERANCE = 1e-3
 
 @dataclass(frozen=True)
 class PixelInput:
-    """An input of raw pixels, uint8 [batch, S, S, 3], that the graph normalises: `mean` and `std` are of 0..1."""
+    """An input of raw pixels, uint8 [batch, S, S, 3], that the graph normalizes: `mean` and `std` are of 0..1."""
 
     mean: Sequence[float]
     std: Sequence[float]
@@ -120,10 +120,10 @@ def beit_graph(
         num_heads: attention heads of a block.
         approximate_gelu: the tanh form of GELU instead of the exact one.
         half: float16 where it is safe (see the module).
-        pixel_input: normalise inside the graph.
+        pixel_input: normalize inside the graph.
 
     Returns:
-        A model with the input `image` float32 [batch, 3, image_size, image_size], normalised, or with `pixel_input`
+        A model with the input `image` float32 [batch, 3, image_size, image_size], normalized, or with `pixel_input`
         uint8 [batch, image_size, image_size, 3], and the output `logits` float32 [batch, num_classes], for any batch.
 
     Raises:
@@ -169,7 +169,7 @@ def _grid(weights: Mapping[str, np.ndarray], image_size: int) -> int:
 
 
 def _cut_planes(graph: GraphWriter, weights: Mapping[str, np.ndarray], image_size: int) -> str:
-    """The patches of a normalised image: [batch, patches, 3 * patch * patch]."""
+    """The patches of a normalized image: [batch, patches, 3 * patch * patch]."""
     _, channels, patch, _ = weights["patch_embed.proj.weight"].shape
     grid = _grid(weights, image_size)
     x = graph.node("Reshape", "patches/cut", [INPUT, graph.integers([0, channels, grid, patch, grid, patch])])
@@ -178,13 +178,13 @@ def _cut_planes(graph: GraphWriter, weights: Mapping[str, np.ndarray], image_siz
 
 
 def _cut_pixels(graph: GraphWriter, weights: Mapping[str, np.ndarray], image_size: int, given: PixelInput) -> str:
-    """The same of raw pixels. The three steps round as they do where an image is normalised outside."""
+    """The same of raw pixels. The three steps round as they do where an image is normalized outside."""
     _, channels, patch, _ = weights["patch_embed.proj.weight"].shape
     grid = _grid(weights, image_size)
     x = graph.node("Cast", "pixels", [INPUT], to=TensorProto.FLOAT)
     x = graph.node("Div", "pixels/of_one", [x, graph.constant("largest_pixel", np.array([255], np.float32))])
-    x = graph.node("Sub", "pixels/centred", [x, graph.constant("mean", np.array(given.mean, np.float32))])
-    x = graph.node("Div", "pixels/normalised", [x, graph.constant("std", np.array(given.std, np.float32))])
+    x = graph.node("Sub", "pixels/centered", [x, graph.constant("mean", np.array(given.mean, np.float32))])
+    x = graph.node("Div", "pixels/normalized", [x, graph.constant("std", np.array(given.std, np.float32))])
     x = graph.node("Reshape", "patches/cut", [x, graph.integers([0, grid, patch, grid, patch, channels])])
     x = graph.node("Transpose", "patches/by_patch", [x], perm=[0, 1, 3, 5, 2, 4])
     return graph.node("Reshape", "patches", [x, graph.integers([0, grid * grid, channels * patch * patch])])
@@ -275,7 +275,7 @@ def _classify(graph: GraphWriter, weights: Mapping[str, np.ndarray], x: str) -> 
         x = graph.node("ReduceMean", "pooled", [x, token_axis], keepdims=0)
         x = _layer_norm(graph, weights, "fc_norm", x)
     else:
-        # each token is normalised on its own, so the others need not be
+        # each token is normalized on its own, so the others need not be
         x = graph.node("Gather", "pooled", [x, graph.constant("class_token", np.int64(0))], axis=1)
         x = _layer_norm(graph, weights, "norm", x)
     head = [graph.constant(f"head.{part}", weights[f"head.{part}"]) for part in ("weight", "bias")]

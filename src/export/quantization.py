@@ -66,7 +66,7 @@ def _without_weights(path: Path) -> list[str]:
 
 @contextmanager
 def _without_advice() -> Iterator[None]:
-    """ONNX Runtime advises on standard error to optimise a model first; this one leaves nothing to optimise."""
+    """ONNX Runtime advises on standard error to optimize a model first; this one leaves nothing to optimize."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -2,7 +2,7 @@
 
 MindSpore's random operators keep their state inside the kernel, where it can be neither read nor restored, and a rank
 or a device draws different numbers from the next. Here a draw is a hash: the same sample gets the same drop path
-decision on any device, on any rank and after any interruption. The hash is the finaliser of MurmurHash3 (Appleby, 32
+decision on any device, on any rank and after any interruption. The hash is the finalizer of MurmurHash3 (Appleby, 32
 bits), written in int32 operators, which wrap around on overflow: the CPU, GPU and Ascend back ends all have them.
 """
 
@@ -12,7 +12,7 @@ import mindspore as ms
 from mindspore import Tensor, ops
 
 _RANDOM_BITS = 24  # as many as a float32 in [0, 1) holds exactly
-_GOLDEN_RATIO = 0x9E3779B9  # 2^32 / golden ratio: neighbouring positions land far apart (Weyl sequence)
+_GOLDEN_RATIO = 0x9E3779B9  # 2^32 / golden ratio: neighboring positions land far apart (Weyl sequence)
 
 
 def as_int32(value: int) -> int:
@@ -27,7 +27,7 @@ _STEP = as_int32(_GOLDEN_RATIO)
 
 
 def mix(h: Tensor) -> Tensor:
-    """MurmurHash3's finaliser: int32 of any shape -> int32, a bijection that spreads every bit.
+    """MurmurHash3's finalizer: int32 of any shape -> int32, a bijection that spreads every bit.
 
     The shifts of int32 are arithmetic, so the sign bits that they copy in are masked away.
     """

@@ -1,4 +1,4 @@
-"""What stands where BEiT has no layer: no normalisation, no drop path, no dropout."""
+"""What stands where BEiT has no layer: no normalization, no drop path, no dropout."""
 
 from __future__ import annotations
 

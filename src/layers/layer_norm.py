@@ -1,4 +1,4 @@
-"""Layer normalisation, in float32 whatever the precision around it."""
+"""Layer normalization, in float32 whatever the precision around it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from mindspore import Parameter, Tensor, nn, ops
 
 
 class LayerNorm(nn.Cell):
-    """Normalise the last axis (`dim` wide) and scale it: `weight` ones, `bias` zeros, epsilon 1e-6 as BEiT has it.
+    """Normalize the last axis (`dim` wide) and scale it: `weight` ones, `bias` zeros, epsilon 1e-6 as BEiT has it.
 
     The sums run in float32 at every AMP level, because a mean over float16 squares overflows; only the result is given
     in `activation_dtype`.

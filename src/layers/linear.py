@@ -14,7 +14,7 @@ class Linear(nn.Cell):
 
     `matmul_dtype` is what the multiplication runs in, `activation_dtype` what the result is given in; both are
     float32 until `src.tools.cell.set_amp_level` changes them. The parameters are zero: whoever builds the network
-    initialises them. With `has_bias=False` there is no bias of its own; `construct` takes one all the same.
+    initializes them. With `has_bias=False` there is no bias of its own; `construct` takes one all the same.
     """
 
     def __init__(self, in_features: int, out_features: int, has_bias: bool = True) -> None:

@@ -13,7 +13,7 @@ IMAGENET_DEFAULT_MEAN_STD = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 class ModelInfo:
     """Everything needed to rebuild a network and to prepare its input.
 
-    `mean` and `std` are of RGB values scaled to 0..1; `crop_pct` is the side of the centre crop over the side of the
+    `mean` and `std` are of RGB values scaled to 0..1; `crop_pct` is the side of the center crop over the side of the
     resized image; `class_names` may be empty where nobody named the classes. The flags from `rel_pos_bias` on say
     which parameters the network has.
     """

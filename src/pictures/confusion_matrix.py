@@ -39,17 +39,17 @@ def confusion_picture(confusion: np.ndarray, class_names: Sequence[str]) -> Imag
             picture.paste(upright, (round(left + middle - upright.width / 2), top - 6 - upright.height))
     if cell >= COUNTED_CELL:
         for row, column in np.argwhere(confusion):
-            colour = LIGHT_INK if share[row, column] > 0.5 else INK
+            color = LIGHT_INK if share[row, column] > 0.5 else INK
             place = (left + column * cell + cell / 2, top + row * cell + cell / 2)
-            write_line(draw, place, str(confusion[row, column]), cell, colour=colour, anchor="mm")
+            write_line(draw, place, str(confusion[row, column]), cell, color=color, anchor="mm")
     return picture
 
 
 def _field(share: np.ndarray, cell: int) -> Image.Image:
     """The cells: shares 0..1, [C, C], as shades."""
     places = np.linspace(0.0, 1.0, len(SHADES))
-    colours = np.stack([np.interp(share, places, channel) for channel in SHADES.T], axis=-1)
-    pixels = colours.round().astype(np.uint8).repeat(cell, axis=0).repeat(cell, axis=1)
+    colors = np.stack([np.interp(share, places, channel) for channel in SHADES.T], axis=-1)
+    pixels = colors.round().astype(np.uint8).repeat(cell, axis=0).repeat(cell, axis=1)
     return Image.fromarray(pixels)
 
 

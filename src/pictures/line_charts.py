@@ -18,18 +18,18 @@ SMOOTH = 3  # lines are drawn so many times larger and scaled down, since Pillow
 NAME_GAP = 20  # between the names of two lines
 STROKE, DOT = 2, 3  # pixels: a line's width, a point's radius
 BACKGROUND, GRID = (255, 255, 255), (225, 225, 225)
-# Okabe and Ito's colours, which the colour-blind can tell apart.
-COLOURS = ((0, 114, 178), (213, 94, 0), (0, 158, 115), (204, 121, 167))
+# Okabe and Ito's colors, which the color-blind can tell apart.
+COLORS = ((0, 114, 178), (213, 94, 0), (0, 158, 115), (204, 121, 167))
 
 Point = tuple[float, float]
 
 
 class Line(NamedTuple):
-    """Points (x, y) from left to right, in a colour of `COLOURS`; one that is not finite interrupts the line."""
+    """Points (x, y) from left to right, in a color of `COLORS`; one that is not finite interrupts the line."""
 
     name: str
     points: Sequence[Point]
-    colour: int
+    color: int
 
 
 class Chart(NamedTuple):
@@ -85,7 +85,7 @@ def _draw(chart: Chart, x_title: str, first: float, last: float) -> Image.Image:
         y = _place((first, tick), x_axis, y_axis)[1]
         draw.line([_large(LEFT, y), _large(WIDTH - RIGHT, y)], GRID, SMOOTH)
     for line in chart.lines:
-        _draw_line(draw, [_place(point, x_axis, y_axis) for point in line.points], COLOURS[line.colour])
+        _draw_line(draw, [_place(point, x_axis, y_axis) for point in line.points], COLORS[line.color])
     picture = picture.resize((WIDTH, HEIGHT), Image.Resampling.BOX)
     draw = ImageDraw.Draw(picture)
     for tick in y_axis.ticks:
@@ -98,20 +98,20 @@ def _draw(chart: Chart, x_title: str, first: float, last: float) -> Image.Image:
     write_line(draw, (8, 6), chart.title, WIDTH // 2)
     right = float(WIDTH - RIGHT)
     for line in reversed(chart.lines):
-        write_line(draw, (right, 6), line.name, WIDTH // 4, colour=COLOURS[line.colour], anchor="ra")
+        write_line(draw, (right, 6), line.name, WIDTH // 4, color=COLORS[line.color], anchor="ra")
         right -= draw.textlength(line.name, font_for(line.name)) + NAME_GAP
     draw.line([(LEFT, TOP), (LEFT, HEIGHT - BOTTOM), (WIDTH - RIGHT, HEIGHT - BOTTOM)], INK)
     return picture
 
 
-def _draw_line(draw: ImageDraw.ImageDraw, places: Sequence[Point], colour: tuple[int, int, int]) -> None:
-    """Join neighbouring points; a point is a dot too, so that a lonely one is seen."""
+def _draw_line(draw: ImageDraw.ImageDraw, places: Sequence[Point], color: tuple[int, int, int]) -> None:
+    """Join neighboring points; a point is a dot too, so that a lonely one is seen."""
     for start, end in pairwise(places):
         if math.isfinite(start[1]) and math.isfinite(end[1]):
-            draw.line([_large(*start), _large(*end)], colour, STROKE * SMOOTH)
+            draw.line([_large(*start), _large(*end)], color, STROKE * SMOOTH)
     for place in places:
         if math.isfinite(place[1]):
-            draw.circle(_large(*place), DOT * SMOOTH if len(places) < WIDTH // 8 else STROKE * SMOOTH / 2, colour)
+            draw.circle(_large(*place), DOT * SMOOTH if len(places) < WIDTH // 8 else STROKE * SMOOTH / 2, color)
 
 
 def _place(point: Point, x_axis: Axis, y_axis: Axis) -> Point:

@@ -19,7 +19,7 @@ def write_line(
     text: str,
     width: float,
     *,
-    colour: tuple[int, int, int] = INK,
+    color: tuple[int, int, int] = INK,
     anchor: str = "la",
 ) -> None:
     """Write one line at `place`, which `anchor` (Pillow's two letters) relates to it, cut to `width` pixels."""
@@ -27,7 +27,7 @@ def write_line(
     shown = text
     while draw.textlength(shown, font) > width:
         shown = f"{shown.rstrip('…')[:-1]}…"
-    draw.text(place, shown, colour, font, anchor=anchor)
+    draw.text(place, shown, color, font, anchor=anchor)
 
 
 def font_for(text: str) -> Font:

@@ -12,13 +12,13 @@ from src.prediction.preparation import seen_part
 SMALLEST_SIDE = 384  # of the drawn picture, in pixels
 # From the least to the most attention: dark blue, purple, orange, pale yellow.
 HEAT = np.array([(10, 10, 60), (120, 30, 120), (240, 110, 40), (255, 245, 180)], np.float32)
-HEAT_SHARE = 0.6  # of the heat's colour in the mixture with the picture
+HEAT_SHARE = 0.6  # of the heat's color in the mixture with the picture
 
 
 def attention_picture(image: Image.Image, attention: np.ndarray, info: ModelInfo) -> Image.Image:
-    """What the network sees of `image` (mode RGB), and beside it the same with its `attention` as colours over it.
+    """What the network sees of `image` (mode RGB), and beside it the same with its `attention` as colors over it.
 
-    `attention` is float32 [patches, patches] (see `Predictor.attention`); the colours span its own least and most.
+    `attention` is float32 [patches, patches] (see `Predictor.attention`); the colors span its own least and most.
     """
     transform = eval_transform(
         image_size=info.image_size,

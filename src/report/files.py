@@ -105,9 +105,9 @@ def _summary(
         f"Top-1 {result.top1:.2f} %, top-5 {result.top5:.2f} %, loss {result.loss:.4f}, mean accuracy of the classes "
         f"{mean:.2f} %, on {result.images} images of `{images.root}`, with the weights `{weights}`.",
         "",
-        "## Classes that are recognised least",
+        "## Classes that are recognized least",
         "",
-        "| class | images | recognised | mostly mistaken for |",
+        "| class | images | recognized | mostly mistaken for |",
         "| --- | --- | --- | --- |",
         *(f"| {_cell(names[r.number])} | {r.images} | {r.accuracy:.2f} % | {_mistaken(r, names)} |" for r in worst),
         "",

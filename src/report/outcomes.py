@@ -48,7 +48,7 @@ class ClassResult:
 
     @property
     def accuracy(self) -> float:
-        """The share of its images that were recognised, in percent; NaN without images."""
+        """The share of its images that were recognized, in percent; NaN without images."""
         return 100.0 * self.right / self.images if self.images else float("nan")
 
     @property

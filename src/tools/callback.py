@@ -284,6 +284,6 @@ class Summaries(Scalars):
 
 
 def _as_picture(image: np.ndarray) -> np.ndarray:
-    """A normalised batch [B, 3, S, S] stretched to 0..255, which is what MindInsight shows."""
+    """A normalized batch [B, 3, S, S] stretched to 0..255, which is what MindInsight shows."""
     low, high = image.min(), image.max()
     return (image - low) * (255.0 / max(float(high - low), 1e-6))

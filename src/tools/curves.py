@@ -15,7 +15,7 @@ CHARTS = {
     "top-1 accuracy, %": {"validation": "top1", "validation, EMA": "ema_top1"},
     "learning rate": {"learning rate": "learning_rate"},
 }
-NAMES = ("training", "validation", "validation, EMA", "learning rate")  # a colour for each, the same in all charts
+NAMES = ("training", "validation", "validation, EMA", "learning rate")  # a color for each, the same in all charts
 
 
 class CurvesPicture(Callback):

@@ -133,7 +133,7 @@ HF_NETWORK = HuggingFaceLayout(
 _HF_PRETRAINING_NORM = {"norm.weight": "layernorm.weight", "norm.bias": "layernorm.bias"}
 
 
-def recognise(names: Iterable[str], path: Path) -> str:
+def recognize(names: Iterable[str], path: Path) -> str:
     """Whose names these are: `unilm`, `timm` or `hf`. Raises `UserError` for names that are nobody's BEiT."""
     names = list(names)
     if not names:

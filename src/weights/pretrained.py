@@ -15,7 +15,7 @@ from src.weights.arrays import as_weights
 from src.weights.checkpoint import MODEL_INFO, Checkpoint, assemble, read_entries, read_start
 from src.weights.ckpt_file import looks_like_ckpt
 from src.weights.model_hub import stated_beside
-from src.weights.names import INDEX_BUFFER, recognise, to_authors
+from src.weights.names import INDEX_BUFFER, recognize, to_authors
 from src.weights.safetensors_file import looks_like_safetensors
 from src.weights.sizes import Sizes, find_arch, measure, model_info
 from src.weights.state_dict import find_state_dict, script_arguments
@@ -38,7 +38,7 @@ MINDSPORE_COUNTERS = ("epoch_num", "step_num")
 
 
 def load_pretrained(path: Path | str, *, arch: str | None = None, ema: bool = False) -> Checkpoint:
-    """Read a checkpoint of this project, the authors, timm or transformers; the format is recognised by its content.
+    """Read a checkpoint of this project, the authors, timm or transformers; the format is recognized by its content.
 
     Args:
         arch: the architecture that the file must be of; without it, the one that its sizes fit.
@@ -63,7 +63,7 @@ def load_pretrained(path: Path | str, *, arch: str | None = None, ema: bool = Fa
             raise UserError(f"{path} holds no averaged weights: leave out --ema")
         if looks_like_ckpt(start):
             entries = {name: array for name, array in entries.items() if name not in MINDSPORE_COUNTERS}
-        source = recognise(entries, path)
+        source = recognize(entries, path)
         return _foreign(entries, source if looks_like_safetensors(start) else "mindspore", path, arch, {})
     raise UserError(f"{path} is no checkpoint: {_what_it_seems(start)}")
 
@@ -88,7 +88,7 @@ def _own(checkpoint: Checkpoint, path: Path, arch: str | None, ema: bool) -> Che
 def _from_torch(path: Path, arch: str | None, ema: bool) -> Checkpoint:
     with open_torch_file(path) as (content, read_tensor):
         tensors = find_state_dict(content, ema, path)
-        source = recognise(tensors, path)
+        source = recognize(tensors, path)
         wanted = {name: tensor for name, tensor in tensors.items() if not name.endswith(INDEX_BUFFER)}
         arrays = {name: read_tensor(tensor, name) for name, tensor in wanted.items()}
     return _foreign(arrays, source, path, arch, _stated_by_script(script_arguments(content)))

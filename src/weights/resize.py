@@ -79,8 +79,8 @@ def bicubic_weights(old: int, new: int) -> np.ndarray:
     for position in range(new):
         source = (position + 0.5) * old / new - 0.5
         first = math.floor(source) - 1
-        for neighbour in range(first, first + 4):
-            weights[position, min(max(neighbour, 0), old - 1)] += _cubic(abs(source - neighbour))
+        for neighbor in range(first, first + 4):
+            weights[position, min(max(neighbor, 0), old - 1)] += _cubic(abs(source - neighbor))
     return weights
 
 

@@ -21,7 +21,7 @@ def digest(pixels: np.ndarray) -> str:
 
 
 def example_image(width: int, height: int, seed: int) -> Image.Image:
-    """Smooth colours with noise and hard edges, so that every operation has something to change."""
+    """Smooth colors with noise and hard edges, so that every operation has something to change."""
     noise = np.random.RandomState(seed).randint(-20, 21, (height, width, 3))
     y, x = np.mgrid[0:height, 0:width]
     smooth = np.stack([30 + 190 * x // width, 220 - 180 * y // height, 60 + (x * 7 + y * 5) % 150], axis=2)

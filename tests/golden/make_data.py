@@ -226,7 +226,7 @@ def train_transforms(drawn: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def eval_transforms() -> dict[str, np.ndarray]:
-    """The evaluation transform before normalisation, for many sizes; and once normalised."""
+    """The evaluation transform before normalization, for many sizes; and once normalized."""
     names, digests = [], []
     cases = [
         (image_size, crop_pct, interpolation, width, height)
@@ -244,8 +244,8 @@ def eval_transforms() -> dict[str, np.ndarray]:
     transform = create_transform(
         9, is_training=False, crop_pct=0.9, interpolation="bicubic", mean=FILL_MEAN, std=FILL_STD
     )
-    normalised = transform(example_image(50, 37, 3)).numpy()
-    return {"eval_names": np.array(names), "eval_digests": np.array(digests), "eval_normalised": normalised}
+    normalized = transform(example_image(50, 37, 3)).numpy()
+    return {"eval_names": np.array(names), "eval_digests": np.array(digests), "eval_normalized": normalized}
 
 
 def histogram(values: list[int], size: int) -> np.ndarray:
@@ -316,19 +316,19 @@ def mixing() -> dict[str, np.ndarray]:
             cut = {"mixup": np.zeros(count, bool), "cutmix": np.ones(count, bool), "both": np.arange(count) % 2 == 1}[
                 kind
             ]
-            centre_y, centre_x = state.randint(0, height, count), state.randint(0, width, count)
+            center_y, center_x = state.randint(0, height, count), state.randint(0, width, count)
             for correct in (True, False):
                 mixup = Mixup(1.0, 1.0, mode=mode, correct_lam=correct, label_smoothing=0.1, num_classes=classes)
                 used = np.flatnonzero(cut & (lam != 1.0))
-                centres = iter([value for index in used for value in (centre_y[index], centre_x[index])])
+                centers = iter([value for index in used for value in (center_y[index], center_x[index])])
                 mixup._params_per_batch = lambda lam=lam, cut=cut: (float(lam[0]), bool(cut[0]))
                 mixup._params_per_elem = lambda count, lam=lam, cut=cut: (lam.astype(np.float32), cut.copy())
-                with mock.patch.object(np.random, "randint", lambda low, high, size=None, c=centres: next(c)):
+                with mock.patch.object(np.random, "randint", lambda low, high, size=None, c=centers: next(c)):
                     mixed, target = mixup(torch.from_numpy(images.copy()), torch.from_numpy(labels))
                 prefix = f"mix_{mode}_{kind}_{int(correct)}"
                 results |= {f"{prefix}_images": mixed.numpy(), f"{prefix}_target": target.numpy()}
             prefix = f"mix_{mode}_{kind}"
-            results |= {f"{prefix}_lam": lam, f"{prefix}_cut": cut, f"{prefix}_y": centre_y, f"{prefix}_x": centre_x}
+            results |= {f"{prefix}_lam": lam, f"{prefix}_cut": cut, f"{prefix}_y": center_y, f"{prefix}_x": center_x}
     for smoothing in (0.0, 0.1):
         target = mixup_target(torch.from_numpy(labels), classes, 0.7, smoothing)
         results[f"mix_target_{smoothing}"] = target.numpy()
@@ -348,7 +348,7 @@ def mixing() -> dict[str, np.ndarray]:
 
 
 def jitter(image: Image.Image) -> dict[str, np.ndarray]:
-    """torchvision's colour changes in a given order with given factors."""
+    """torchvision's color changes in a given order with given factors."""
     changes = (functional.adjust_brightness, functional.adjust_contrast, functional.adjust_saturation)
     orders = np.array([(0, 1, 2), (2, 0, 1), (1, 2, 0), (2, 1, 0)])
     factors = np.random.RandomState(8).uniform(0.6, 1.4, (len(orders), 3))
@@ -364,17 +364,17 @@ def jitter(image: Image.Image) -> dict[str, np.ndarray]:
 def files() -> dict[str, tuple[str, bytes]]:
     """Small image files of the kinds that one meets, as bytes."""
     image = example_image(12, 9, 9)
-    grey = image.convert("L")
+    gray = image.convert("L")
     with_alpha = image.copy()
-    with_alpha.putalpha(grey)
+    with_alpha.putalpha(gray)
     palette = image.quantize(17)
-    wide = Image.fromarray(np.asarray(grey).astype(np.uint16) * 250)
+    wide = Image.fromarray(np.asarray(gray).astype(np.uint16) * 250)
     rotated = Image.Exif()
     rotated[0x0112] = 6
     kinds: dict[str, tuple[str, Image.Image, dict]] = {
         "rgb": ("png", image, {}),
-        "grey": ("png", grey, {}),
-        "grey_alpha": ("png", with_alpha.convert("LA"), {}),
+        "gray": ("png", gray, {}),
+        "gray_alpha": ("png", with_alpha.convert("LA"), {}),
         "rgba": ("png", with_alpha, {}),
         "palette": ("png", palette, {}),
         "palette_transparent": ("png", palette, {"transparency": bytes([0, 128, 255])}),
@@ -382,10 +382,10 @@ def files() -> dict[str, tuple[str, bytes]]:
         "sixteen_bit": ("png", wide, {}),
         "sixteen_bit_tiff": ("tiff", wide, {}),
         "jpeg": ("jpeg", image, {"quality": 90}),
-        "jpeg_grey": ("jpeg", grey, {"quality": 90}),
+        "jpeg_gray": ("jpeg", gray, {"quality": 90}),
         "jpeg_cmyk": ("jpeg", image.convert("CMYK"), {"quality": 90}),
         "jpeg_rotated": ("jpeg", image, {"quality": 90, "exif": rotated}),
-        "animated": ("gif", palette, {"save_all": True, "append_images": [grey.quantize(9)]}),
+        "animated": ("gif", palette, {"save_all": True, "append_images": [gray.quantize(9)]}),
         "bmp": ("bmp", image, {}),
         "webp": ("webp", image, {"lossless": True}),
         "ppm": ("ppm", image, {}),

@@ -74,7 +74,7 @@ def authors_network(module, sizes: dict, **options) -> torch.nn.Module:
     return module.VisionTransformer(**sizes, norm_layer=LAYER_NORM, qkv_bias=True, **(defaults | options))
 
 
-def randomise(network: torch.nn.Module, seed: int) -> torch.nn.Module:
+def randomize(network: torch.nn.Module, seed: int) -> torch.nn.Module:
     """Weights of the size that trained ones have, none at a special value such as 0 or 1."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -163,13 +163,13 @@ def make(unilm: Path, python: str) -> None:
         golden[f"shapes/{name}"] = np.array(json.dumps(without_buffers(network.state_dict())))
 
     # the authors' files
-    base = randomise(authors_network(authors.beit_finetune, BASE), 1)
+    base = randomize(authors_network(authors.beit_finetune, BASE), 1)
     torch.save({"model": base.state_dict()}, OUTPUT / "unilm_base.pth")
     keep("unilm_base.pth", base, 32)
-    base_48 = randomise(authors_network(authors.beit_finetune, SMALL_48), 2)
+    base_48 = randomize(authors_network(authors.beit_finetune, SMALL_48), 2)
     torch.save({"model": base_48.state_dict()}, OUTPUT / "unilm_384.pth")
     keep("unilm_384.pth", base_48, 48)
-    large = randomise(authors_network(authors.beit_finetune, LARGE, init_values=1e-5), 3)
+    large = randomize(authors_network(authors.beit_finetune, LARGE, init_values=1e-5), 3)
     torch.save({"module": large.state_dict(), "epoch": 29, "optimizer": None}, OUTPUT / "unilm_large.pth")
     keep("unilm_large.pth", large, 32)
     plain = authors_network(
@@ -180,7 +180,7 @@ def make(unilm: Path, python: str) -> None:
         init_values=0,
         use_mean_pooling=False,
     )
-    torch.save({"model": randomise(plain, 4).state_dict()}, OUTPUT / "unilm_abs_pos.pth")
+    torch.save({"model": randomize(plain, 4).state_dict()}, OUTPUT / "unilm_abs_pos.pth")
     keep("unilm_abs_pos.pth", plain, 32)
     pretrain = authors.beit_pretrain.VisionTransformerForMaskedImageModeling(
         **SMALL,
@@ -190,12 +190,12 @@ def make(unilm: Path, python: str) -> None:
         use_abs_pos_emb=False,
         use_shared_rel_pos_bias=True,
     )
-    torch.save({"model": randomise(pretrain, 5).state_dict()}, OUTPUT / "unilm_pt22k.pth")
+    torch.save({"model": randomize(pretrain, 5).state_dict()}, OUTPUT / "unilm_pt22k.pth")
     golden["shapes/unilm_pt22k.pth"] = np.array(json.dumps(without_buffers(pretrain.state_dict())))
 
     # BEiT v2: a whole training state, as utils.save_model leaves it
-    v2 = randomise(authors_network(authors.beit2_finetune, SMALL, init_values=1e-5), 6)
-    v2_ema = randomise(authors_network(authors.beit2_finetune, SMALL, init_values=1e-5), 7)
+    v2 = randomize(authors_network(authors.beit2_finetune, SMALL, init_values=1e-5), 6)
+    v2_ema = randomize(authors_network(authors.beit2_finetune, SMALL, init_values=1e-5), 7)
     optimizer = torch.optim.AdamW(v2.parameters())
     v2(images(32)).sum().backward()
     optimizer.step()
@@ -228,30 +228,30 @@ def make(unilm: Path, python: str) -> None:
         head_layers=1,
         shared_lm_head=False,
     )
-    torch.save({"model": randomise(v2_pretrain, 8).state_dict()}, OUTPUT / "beitv2_pt1k.pth")
+    torch.save({"model": randomize(v2_pretrain, 8).state_dict()}, OUTPUT / "beitv2_pt1k.pth")
 
     # timm's files
     options = {"num_classes": CLASSES, "use_abs_pos_emb": False, "use_rel_pos_bias": True, "init_values": 0.1}
-    timm_base = randomise(Beit(**BASE, **options), 9)
+    timm_base = randomize(Beit(**BASE, **options), 9)
     save_file(timm_base.state_dict(), OUTPUT / "timm_base.safetensors", metadata={"format": "pt"})
     keep("timm_base.safetensors", timm_base, 32)
-    timm_48 = randomise(Beit(**SMALL_48, **options), 10)
-    ema = randomise(Beit(**SMALL_48, **options), 11)
+    timm_48 = randomize(Beit(**SMALL_48, **options), 10)
+    ema = randomize(Beit(**SMALL_48, **options), 11)
     state = {"arch": "beit", "state_dict": timm_48.state_dict(), "state_dict_ema": ema.state_dict(), "epoch": 5}
     torch.save(state, OUTPUT / "timm_384.pth")
     keep("timm_384.pth", timm_48, 48)
     golden["logits/timm_384.pth/ema"] = answer(ema, 48)
     token = Beit(**SMALL, **(options | {"use_rel_pos_bias": False}), use_shared_rel_pos_bias=True, global_pool="token")
-    save_file(randomise(token, 12).state_dict(), OUTPUT / "timm_token.safetensors")
+    save_file(randomize(token, 12).state_dict(), OUTPUT / "timm_token.safetensors")
     keep("timm_token.safetensors", token, 32)
-    timm_large = randomise(Beit(**LARGE, **(options | {"init_values": 1e-5})), 18)
+    timm_large = randomize(Beit(**LARGE, **(options | {"init_values": 1e-5})), 18)
     save_file(timm_large.state_dict(), OUTPUT / "timm_large.safetensors")
     keep("timm_large.safetensors", timm_large, 32)
-    timm_v2 = randomise(Beit(**SMALL, **(options | {"init_values": 1e-5})), 19)
+    timm_v2 = randomize(Beit(**SMALL, **(options | {"init_values": 1e-5})), 19)
     torch.save({"model": timm_v2.state_dict()}, OUTPUT / "timm_v2.pth")
     keep("timm_v2.pth", timm_v2, 32)
     for kind in (torch.float16, torch.bfloat16):
-        rounded = randomise(Beit(**SMALL, **options), 13).to(kind)
+        rounded = randomize(Beit(**SMALL, **options), 13).to(kind)
         name = str(kind).removeprefix("torch.")
         torch.save(rounded.state_dict(), OUTPUT / f"timm_{name}.pth")
         save_file(rounded.state_dict(), OUTPUT / f"timm_{name}.safetensors")
@@ -275,12 +275,12 @@ def make(unilm: Path, python: str) -> None:
         return BeitConfig(**(values | changes))
 
     for kind, sizes, scale, seed in (("base", SMALL, 0.1, 14), ("large", LARGE, 1e-5, 20), ("v2", SMALL, 1e-5, 21)):
-        hf = randomise(BeitForImageClassification(config(sizes, layer_scale_init_value=scale)), seed)
+        hf = randomize(BeitForImageClassification(config(sizes, layer_scale_init_value=scale)), seed)
         with tempfile.TemporaryDirectory() as folder:
             hf.save_pretrained(folder)
             (OUTPUT / f"hf_{kind}.safetensors").write_bytes(Path(folder, "model.safetensors").read_bytes())
         keep(f"hf_{kind}.safetensors", hf, 32)
-    hf_48 = randomise(BeitForImageClassification(config(SMALL_48)), 22)
+    hf_48 = randomize(BeitForImageClassification(config(SMALL_48)), 22)
     torch.save(hf_48.state_dict(), OUTPUT / "hf_384.bin")
     keep("hf_384.bin", hf_48, 48)
     golden["shapes/hf_base.safetensors/files"] = np.array(
@@ -292,11 +292,11 @@ def make(unilm: Path, python: str) -> None:
         "use_mean_pooling": False,
         "use_absolute_position_embeddings": True,
     }
-    hf_token = randomise(BeitForImageClassification(config(SMALL_48, **changes)), 15)
+    hf_token = randomize(BeitForImageClassification(config(SMALL_48, **changes)), 15)
     torch.save(hf_token.state_dict(), OUTPUT / "hf_token.bin")
     keep("hf_token.bin", hf_token, 48)
     changes = {"use_relative_position_bias": False, "use_shared_relative_position_bias": True, "use_mask_token": True}
-    hf_pretrain = randomise(BeitForMaskedImageModeling(config(SMALL, **changes)), 16)
+    hf_pretrain = randomize(BeitForMaskedImageModeling(config(SMALL, **changes)), 16)
     with tempfile.TemporaryDirectory() as folder:
         hf_pretrain.save_pretrained(folder)
         (OUTPUT / "hf_pt22k.safetensors").write_bytes(Path(folder, "model.safetensors").read_bytes())
@@ -311,7 +311,7 @@ def make(unilm: Path, python: str) -> None:
         ("unilm_abs_pos.pth", 48, 7, {"use_abs_pos_emb": True, "use_rel_pos_bias": False, "init_values": 0}),
     ):
         target = authors_network(authors.beit_finetune, SMALL | {"img_size": size}, num_classes=classes, **options)
-        randomise(target, 17)
+        randomize(target, 17)
         initial = {name: value.clone() for name, value in target.state_dict().items()}
         weights = torch.load(OUTPUT / source, weights_only=True)["model"]
         report = authors_load(unilm, python, target, weights)

@@ -14,7 +14,7 @@ from functools import partial
 import numpy as np
 from PIL import Image
 
-from src.data.augment.operations import AUGMIX_OPERATIONS, FULL_LEVEL, OPERATIONS, Colour, Operation
+from src.data.augment.operations import AUGMIX_OPERATIONS, FULL_LEVEL, OPERATIONS, Color, Operation
 from src.data.augment.policy import AugMix, AutoAugment, Policy, RandAugment, parse_policy
 from src.errors import UserError
 
@@ -23,14 +23,14 @@ Augment = Callable[[Image.Image, np.random.Generator], Image.Image]
 
 @dataclass(frozen=True)
 class Warp:
-    """How pixels are moved: one of the `filters`, drawn anew each time, and the colour of the places left empty."""
+    """How pixels are moved: one of the `filters`, drawn anew each time, and the color of the places left empty."""
 
     filters: tuple[Image.Resampling, ...]
-    fill: Colour
+    fill: Color
 
 
-def fill_colour(mean: Sequence[float]) -> Colour:
-    """The data's mean colour (`mean` of RGB values in 0..1), so that normalisation makes it about zero."""
+def fill_color(mean: Sequence[float]) -> Color:
+    """The data's mean color (`mean` of RGB values in 0..1), so that normalization makes it about zero."""
     red, green, blue = (min(255, round(255 * value)) for value in mean)
     return red, green, blue
 
@@ -48,7 +48,7 @@ def auto_augment(text: str, filters: tuple[Image.Resampling, ...], mean: Sequenc
             f"aa_interpolation: {unfit.pop().name.lower()} resizes images but cannot rotate or shear them, which "
             f"auto_augment={text} does; take nearest, bilinear, bicubic or random, or auto_augment none"
         )
-    warp = Warp(filters, fill_colour(mean))
+    warp = Warp(filters, fill_color(mean))
     if isinstance(policy, RandAugment):
         return partial(_rand_augment, policy, warp)
     if isinstance(policy, AutoAugment):

@@ -80,10 +80,10 @@ class Mixup:
         for chosen, alpha in ((mixed & cut, self.cutmix_alpha), (mixed & ~cut, self.mixup_alpha)):
             if alpha > 0:
                 lam[chosen] = rng.beta(alpha, alpha, size=count)[chosen]
-        centre_y = (rng.random(count) * height).astype(np.int64)
-        centre_x = (rng.random(count) * width).astype(np.int64)
+        center_y = (rng.random(count) * height).astype(np.int64)
+        center_x = (rng.random(count) * width).astype(np.int64)
         cut &= mixed
-        box = cut_box(lam, centre_y, centre_x, height, width) * cut[:, None]
+        box = cut_box(lam, center_y, center_x, height, width) * cut[:, None]
         if self.correct_lam:
             lam = np.where(cut, uncut_share(box, height, width), lam)
         return Mixing(lam, box, cut)
@@ -94,15 +94,15 @@ class Mixup:
         return self.switch_prob if self.cutmix_alpha > 0 else 0.0
 
 
-def cut_box(lam: np.ndarray, centre_y: np.ndarray, centre_x: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Boxes of the image's shape and 1 - `lam` of its area around the centres, cut off at the edges.
+def cut_box(lam: np.ndarray, center_y: np.ndarray, center_x: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Boxes of the image's shape and 1 - `lam` of its area around the centers, cut off at the edges.
 
     All arguments but the last two are [N]; gives (top, bottom, left, right), int64 [N, 4].
     """
     side = np.sqrt(1.0 - np.asarray(lam, dtype=np.float64))
     box_height, box_width = (height * side).astype(np.int64), (width * side).astype(np.int64)
-    top, bottom = centre_y - box_height // 2, centre_y + (box_height + 1) // 2
-    left, right = centre_x - box_width // 2, centre_x + (box_width + 1) // 2
+    top, bottom = center_y - box_height // 2, center_y + (box_height + 1) // 2
+    left, right = center_x - box_width // 2, center_x + (box_width + 1) // 2
     return np.stack(
         [*(np.clip(edge, 0, height) for edge in (top, bottom)), *(np.clip(edge, 0, width) for edge in (left, right))],
         axis=1,

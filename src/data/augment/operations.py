@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
-Colour = tuple[int, int, int]
+Color = tuple[int, int, int]
 ToArgument = Callable[[float, float], float]
 
 FULL_LEVEL = 10.0
@@ -23,13 +23,13 @@ class Operation(NamedTuple):
 
     `argument(level, sign)` gives the operation's argument, sign being -1.0 or 1.0 for a `signed` operation and 1.0
     for the others. Where `lowest` is set, that is only the upper end and the argument is drawn from between the two.
-    An operation either changes colours, `change(image, argument)`, or moves pixels, `warp(image, argument, filter,
-    colour that fills the places to which no pixel moves)`.
+    An operation either changes colors, `change(image, argument)`, or moves pixels, `warp(image, argument, filter,
+    color that fills the places to which no pixel moves)`.
     """
 
     argument: ToArgument
     change: Callable[[Image.Image, float], Image.Image] | None = None
-    warp: Callable[[Image.Image, float, Image.Resampling, Colour], Image.Image] | None = None
+    warp: Callable[[Image.Image, float, Image.Resampling, Color], Image.Image] | None = None
     signed: bool = False
     lowest: float | None = None
 
@@ -37,31 +37,31 @@ class Operation(NamedTuple):
 # --- operations that move pixels ---
 
 
-def _affine(image: Image.Image, matrix: tuple[float, ...], resample: Image.Resampling, fill: Colour) -> Image.Image:
+def _affine(image: Image.Image, matrix: tuple[float, ...], resample: Image.Resampling, fill: Color) -> Image.Image:
     return image.transform(image.size, Image.Transform.AFFINE, matrix, resample=resample, fillcolor=fill)
 
 
-def _rotate(image: Image.Image, degrees: float, resample: Image.Resampling, fill: Colour) -> Image.Image:
+def _rotate(image: Image.Image, degrees: float, resample: Image.Resampling, fill: Color) -> Image.Image:
     return image.rotate(degrees, resample=resample, fillcolor=fill)
 
 
-def _shear_x(image: Image.Image, factor: float, resample: Image.Resampling, fill: Colour) -> Image.Image:
+def _shear_x(image: Image.Image, factor: float, resample: Image.Resampling, fill: Color) -> Image.Image:
     return _affine(image, (1, factor, 0, 0, 1, 0), resample, fill)
 
 
-def _shear_y(image: Image.Image, factor: float, resample: Image.Resampling, fill: Colour) -> Image.Image:
+def _shear_y(image: Image.Image, factor: float, resample: Image.Resampling, fill: Color) -> Image.Image:
     return _affine(image, (1, 0, 0, factor, 1, 0), resample, fill)
 
 
-def _translate_x(image: Image.Image, share: float, resample: Image.Resampling, fill: Colour) -> Image.Image:
+def _translate_x(image: Image.Image, share: float, resample: Image.Resampling, fill: Color) -> Image.Image:
     return _affine(image, (1, 0, share * image.width, 0, 1, 0), resample, fill)
 
 
-def _translate_y(image: Image.Image, share: float, resample: Image.Resampling, fill: Colour) -> Image.Image:
+def _translate_y(image: Image.Image, share: float, resample: Image.Resampling, fill: Color) -> Image.Image:
     return _affine(image, (1, 0, 0, 0, 1, share * image.height), resample, fill)
 
 
-# --- operations that change colours ---
+# --- operations that change colors ---
 
 
 def _posterize(image: Image.Image, bits: float) -> Image.Image:

@@ -1,4 +1,4 @@
-"""Random erasing (arXiv 1708.04896) on normalised images, as in timm's `data/random_erasing.py`."""
+"""Random erasing (arXiv 1708.04896) on normalized images, as in timm's `data/random_erasing.py`."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ Box = tuple[int, int, int, int]
 class RandomErasing:
     """With probability `prob`, fill 1 to `count` boxes of an image, which share the erased area between them.
 
-    `mode` is what they are filled with: `const` the mean colour (zero, the image being normalised), `rand` one
-    normally distributed colour per box, `pixel` one per pixel.
+    `mode` is what they are filled with: `const` the mean color (zero, the image being normalized), `rand` one
+    normally distributed color per box, `pixel` one per pixel.
     """
 
     prob: float
