@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from src.data.transforms import eval_transform
+from src.data.transforms import EvalTransform
 from src.model.model_info import ModelInfo
 from src.prediction.preparation import seen_part
 
@@ -20,7 +20,7 @@ def attention_picture(image: Image.Image, attention: np.ndarray, info: ModelInfo
 
     `attention` is float32 [patches, patches] (see `Predictor.attention`); the colors span its own least and most.
     """
-    transform = eval_transform(
+    transform = EvalTransform(
         image_size=info.image_size,
         crop_pct=info.crop_pct,
         mean=info.mean,
