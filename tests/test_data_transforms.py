@@ -42,8 +42,8 @@ ROOT = Path(__file__).parents[1]
 GOLDEN = dict(np.load(Path(__file__).parent / "golden" / "data.npz"))
 HALF = (0.5, 0.5, 0.5)
 
-# Two samples of DRAWS each from one distribution are farther apart than this with a chance of 1 in 10,000
-# (Kolmogorov-Smirnov: sqrt(-ln(0.0001 / 2) / 2) = 2.225, times sqrt(2 / n)); discrete values are closer still.
+# Two samples of DRAWS values from one distribution exceed this distance with a probability of 1 in 10,000
+# (Kolmogorov-Smirnov: sqrt(-ln(0.0001 / 2) / 2) = 2.225, times sqrt(2 / n)), or less if the values are discrete.
 KS_LIMIT = 2.225 * math.sqrt(2 / DRAWS)
 
 
@@ -127,7 +127,7 @@ def test_the_evaluation_transform_normalizes_like_torchvision():
     np.testing.assert_array_equal(array, GOLDEN["eval_normalized"])
 
 
-def test_normalization_writes_into_the_array_it_is_given():
+def test_normalization_writes_into_its_out_argument():
     image = Image.new("RGB", (4, 2), (0, 255, 51))
     out = np.full((2, 3, 2, 4), 7.0, dtype=np.float32)
     normalize(image, HALF, (0.5, 0.5, 0.25), out[1])
@@ -145,7 +145,7 @@ def test_normalization_writes_into_the_array_it_is_given():
         ("original", {"auto_augment": "original", "interpolation": "bilinear"}),
     ],
 )
-def test_the_training_transform_gives_timms_values_when_the_same_random_numbers_are_drawn(name, options):
+def test_the_training_transform_gives_timms_values_with_the_same_random_numbers(name, options):
     transform = train(erasing=RandomErasing(0.5, "const", 2), **options)
     image = example_image(61, 47, 1)
     expected = GOLDEN[f"train_{name}"]
@@ -160,7 +160,7 @@ def test_the_training_crop_of_a_tall_image_gives_the_pixels_of_pillow_11():
         assert digest(transform(image, ScriptedGenerator(GOLDEN, run))) == pixels
 
 
-def test_colors_are_jittered_without_a_policy_and_with_3_augment_only():
+def test_colors_are_jittered_only_without_a_policy_and_with_3_augment():
     gray = Image.new("RGB", (20, 20), (100, 150, 200))
 
     def changed(policy: str | None) -> int:
@@ -173,7 +173,7 @@ def test_colors_are_jittered_without_a_policy_and_with_3_augment_only():
     assert changed("rand-t3a-p0") == 30
 
 
-def test_an_image_is_flipped_as_often_as_hflip_says():
+def test_images_are_flipped_with_probability_hflip():
     image = Image.new("RGB", (8, 8))
     image.putpixel((0, 0), (255, 255, 255))
 
@@ -206,15 +206,15 @@ def test_crop_boxes_are_distributed_like_timms(width, height):
 
 @settings(deadline=None, max_examples=200)
 @given(st.integers(1, 40), st.integers(1, 40), st.floats(0.01, 1.0), st.integers(0, 2**32))
-def test_a_crop_box_lies_inside_an_image_of_any_size_and_holds_a_pixel(width, height, min_crop, seed):
+def test_a_crop_box_has_pixels_and_is_inside_an_image_of_any_size(width, height, min_crop, seed):
     box = random_crop_box(np.random.default_rng(seed), width, height, min_crop)
     left, upper, right, lower = box
     assert 0 <= left < right <= width
     assert 0 <= upper < lower <= height
 
 
-def test_a_long_strip_is_cropped_to_the_widest_allowed_box_in_its_middle():
-    # no box of 100 x 4 covers 90% of it with a ratio below 4/3, so each draw ends in the centered 5 x 4
+def test_a_long_strip_is_cropped_to_the_largest_allowed_centered_box():
+    # no box of 100 x 4 covers 90% of it with a ratio below 4/3, so every draw gives the centered 5 x 4
     box = random_crop_box(np.random.default_rng(0), 100, 4, 0.9)
     assert box == (47, 0, 52, 4)
     box = random_crop_box(np.random.default_rng(0), 3, 100, 0.9)
@@ -250,7 +250,7 @@ def test_erased_boxes_are_distributed_like_timms():
         assert distance < limit, (name, distance)
 
 
-def test_several_erased_boxes_share_the_area_like_timms():
+def test_several_erased_boxes_share_the_area_as_in_timm():
     rng = np.random.default_rng(3)
     erase = RandomErasing(1.0, "const", 3)
     areas = []
@@ -263,7 +263,7 @@ def test_several_erased_boxes_share_the_area_like_timms():
 
 
 @pytest.mark.parametrize("mode", ["rand", "pixel"])
-def test_boxes_are_filled_with_normal_noise_of_one_color_or_per_pixel_like_timms(mode):
+def test_boxes_are_filled_with_normal_noise_per_box_or_per_pixel_as_in_timm(mode):
     rng = np.random.default_rng(4)
     erase = RandomErasing(1.0, mode, 1)
     values, distinct = [], []
@@ -282,12 +282,12 @@ def test_boxes_are_filled_with_normal_noise_of_one_color_or_per_pixel_like_timms
     if mode == "rand":
         assert (min(distinct), max(distinct)) == (fewest, most) == (3, 3)
     else:
-        # per pixel: as many values as the box has, which is 2% to a third of 24 x 30 x 3
+        # one value per pixel and channel of the box, 2% to a third of 24 x 30 x 3
         assert abs(min(distinct) - fewest) <= 20
         assert abs(max(distinct) - most) <= 40
 
 
-def test_a_box_to_erase_is_smaller_than_the_image_on_both_sides():
+def test_an_erased_box_is_smaller_than_the_image_on_both_sides():
     rng = np.random.default_rng(0)
     for _ in range(500):
         box = draw_box(rng, 5, 4, 1)

@@ -92,7 +92,7 @@ def test_a_class_folder_whose_name_is_no_line_of_text_is_refused(tmp_path, name)
     """Class names are kept one in a line, in UTF-8."""
     (tmp_path / name).mkdir()
     (tmp_path / name / "1.png").touch()
-    with pytest.raises(UserError, match=r"cannot be a class name, which are lines of UTF-8 text: rename the folder$"):
+    with pytest.raises(UserError, match=r"single lines of UTF-8 text.*rename"):
         read_image_folder(tmp_path)
 
 
@@ -100,11 +100,11 @@ def test_the_classes_of_training_and_validation_are_compared_before_mindspore_is
     data = write_images(tmp_path / "data")
     config = read_config(write_config(tmp_path, data))
     (data / "train" / "empty").mkdir()
-    with pytest.raises(UserError, match=r"train: no images in class folder 'empty'; add some"):
+    with pytest.raises(UserError, match=r"train .*without images: 'empty'"):
         read_data(config)
     (data / "train" / "empty").rmdir()
     (data / "val" / "red").rename(data / "val" / "yellow")
-    with pytest.raises(UserError, match=r"val has a class that the training folder .* lacks: 'yellow'"):
+    with pytest.raises(UserError, match=r"val has .*the training folder .*: 'yellow'"):
         read_data(config)
     command = (
         "import sys, train; from src.errors import exit_code; "
