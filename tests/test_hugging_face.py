@@ -29,6 +29,12 @@ def golden_sizes(monkeypatch):
     monkeypatch.setitem(VARIANTS, ARCH, Variant(32, 8, 16, 2, 2))
 
 
+@pytest.fixture(autouse=True)
+def warnings_reach_caplog(monkeypatch):
+    """A run in this process may have detached the project's logger from the root logger."""
+    monkeypatch.setattr(logging.getLogger("beit"), "propagate", True)
+
+
 @pytest.fixture
 def hub(tmp_path):
     """A folder as the hub has it, without the configuration of an image processor."""
