@@ -13,7 +13,8 @@ mean, std = (np.float32(json.loads(about[name])) for name in ("mean", "std"))
 for path in sys.argv[2:]:
     image = Image.open(path).convert("RGB")
     shorter = int(size / float(about["crop_pct"]))
-    width, height = (int(shorter * side / min(image.size)) for side in image.size)
+    sides = (1, 1) if about["crop_mode"] == "squash" else image.size
+    width, height = (int(shorter * side / min(sides)) for side in sides)
     resample = Image.Resampling[about["interpolation"].upper()]
     image = image.resize((width, image.height), resample).resize((width, height), resample)
     left, top = round((width - size) / 2), round((height - size) / 2)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import runpy
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -78,6 +80,32 @@ def test_resize_gives_the_pixels_of_pillow_11_under_every_version():
         # Pillow 13 swaps the passes of an interpolating filter if the height shrinks by over twice the width's pixels
         swapped = source[1] - size[1] > max(0, 2 * (source[0] - size[0])) and name != "nearest"
         assert (pillow_13[case] != pillow_11[case]) == swapped, case
+
+
+@pytest.mark.parametrize("crop_mode", CROP_MODES)
+def test_the_onnx_program_of_the_readme_prepares_the_same_values(crop_mode, tmp_path, monkeypatch):
+    about = {"image_size": "33", "class_names": "[]", "mean": "[0.485, 0.456, 0.406]", "std": "[0.229, 0.224, 0.225]"}
+    about |= {"crop_pct": "0.9", "interpolation": "bicubic", "crop_mode": crop_mode}
+    prepared: list[np.ndarray] = []
+
+    class Session:
+        def get_modelmeta(self) -> SimpleNamespace:
+            return SimpleNamespace(custom_metadata_map=about)
+
+        def run(self, _: list[str], inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+            prepared.append(inputs["image"][0])
+            return [np.zeros((1, 2), np.float32)]
+
+    paths = []
+    for width, height in ((600, 1500), (1500, 600), (60, 61), (100, 1000), (7, 5)):
+        paths.append(tmp_path / f"{width}.png")
+        example_image(width, height, 5).save(paths[-1])
+    monkeypatch.setitem(sys.modules, "onnxruntime", SimpleNamespace(InferenceSession=lambda _: Session()))
+    monkeypatch.setattr(sys, "argv", ["predict", "beit.onnx", *map(str, paths)])
+    runpy.run_path(str(ROOT / "tests" / "predict_with_onnx_alone.py"))
+    transform = EvalTransform(33, 0.9, FILL_MEAN, FILL_STD, crop_mode=crop_mode)
+    for path, values in zip(paths, prepared, strict=True):
+        np.testing.assert_array_equal(values, transform(Image.open(path)), err_msg=path.name)
 
 
 @pytest.mark.parametrize("name", ["nearest", "bilinear", "bicubic", "lanczos"])

@@ -16,6 +16,7 @@ from PIL import Image, ImageEnhance
 from src.data.augment.auto_augment import auto_augment
 from src.data.augment.random_erasing import RandomErasing
 from src.errors import UserError
+from src.model.model_info import ModelInfo
 
 FILTERS: dict[str, tuple[Image.Resampling, ...]] = {
     "nearest": (Image.Resampling.NEAREST,),
@@ -133,6 +134,12 @@ class EvalTransform:
         left, upper = round((width - side) / 2), round((height - side) / 2)
         window = (left, upper, left + side, upper + side)
         return resize(image, (width, height), FILTERS[self.interpolation][0], window)
+
+
+def eval_transform(info: ModelInfo) -> EvalTransform:
+    """Return the transform for the network of `info`."""
+    size = info.model.image_size
+    return EvalTransform(size, info.crop_pct, info.mean, info.std, info.interpolation, info.crop_mode)
 
 
 def _filters(option: str, interpolation: str) -> tuple[Image.Resampling, ...]:
