@@ -19,13 +19,14 @@ def convert(raw: Any, kind: Any, *, optional: bool) -> Any:
     `kind` is a key of `KIND_NAMES`. Raises `ValueError`, `KeyError` or `OverflowError`. Whole numbers such as `8.0` and
     `1e3` are refused for int, because the intent is ambiguous.
     """
-    if kind == NUMBERS and raw is not None:  # [0.9, 0.999] and 0.9,0.999 and 0.9 0.999 are all accepted
-        words = raw if isinstance(raw, list) else raw.strip("[]() ").replace(",", " ").split()
-        return tuple(float(str(word)) for word in words)
     if optional and (raw is None or (isinstance(raw, str) and raw.strip().lower() in NONE_WORDS)):
         return None
-    if not isinstance(raw, str):
+    if kind == NUMBERS and isinstance(raw, str):  # [0.9, 0.999] and 0.9,0.999 and 0.9 0.999 are all accepted
+        raw = raw.strip("[]() ").replace(",", " ").split()
+    if not isinstance(raw, list if kind == NUMBERS else str):
         raise ValueError
+    if kind == NUMBERS:
+        return tuple(float(str(word)) for word in raw)
     if kind is bool:
         return BOOLEANS[raw.strip().lower()]
     if kind is float and not math.isfinite(float(raw)):
