@@ -166,7 +166,7 @@ def test_ctrl_c_saves_and_ends(trained, tmp_path):
         (["--pretrained", "missing.ckpt"], "missing.ckpt cannot be read (No such file or directory)"),
         (["--exclude_epoch_state", "no"], "exclude_epoch_state is False and pretrained is empty"),
         (["--resume", "missing.ckpt"], "missing.ckpt cannot be read (No such file or directory)"),
-        (["--warmup_length", "3"], "warmup_length is 3, expected at most epochs, which is 2"),
+        (["--warmup_length", "3"], "warmup_length is 3 but epochs is 2"),
     ],
 )
 def test_a_users_mistake_is_one_line_and_leaves_no_checkpoint(trained, tmp_path, monkeypatch, capsys, words, expected):
