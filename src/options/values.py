@@ -21,12 +21,13 @@ def convert(raw: Any, kind: Any, *, optional: bool) -> Any:
     """
     if optional and (raw is None or (isinstance(raw, str) and raw.strip().lower() in NONE_WORDS)):
         return None
-    if kind == NUMBERS and isinstance(raw, str):  # [0.9, 0.999] and 0.9,0.999 and 0.9 0.999 are all accepted
-        raw = raw.strip("[]() ").replace(",", " ").split()
-    if not isinstance(raw, list if kind == NUMBERS else str):
+    if kind == NUMBERS:  # [0.9, 0.999] and 0.9,0.999 and 0.9 0.999 are all accepted
+        words = raw.strip("[]() ").replace(",", " ").split() if isinstance(raw, str) else raw
+        if not isinstance(words, list):
+            raise ValueError
+        return tuple(float(str(word)) for word in words)
+    if not isinstance(raw, str):
         raise ValueError
-    if kind == NUMBERS:
-        return tuple(float(str(word)) for word in raw)
     if kind is bool:
         return BOOLEANS[raw.strip().lower()]
     if kind is float and not math.isfinite(float(raw)):
