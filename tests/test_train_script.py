@@ -161,7 +161,7 @@ def test_ctrl_c_saves_and_ends(trained, tmp_path):
         (["--batch_size", "50"], "training folder {data}/train gives 24 images, fewer than one step takes: 50"),
         (["--batch_size", "7", "--mixup", "0.8"], "batch_size=7: mixup and cutmix mix images in pairs"),
         (["--auto_augment", "rnad-m9"], "rnad"),
-        (["--device_target", "Ascend"], "device_target is Ascend, and MindSpore finds none on this machine"),
+        (["--device_target", "Ascend"], "device_target is Ascend but MindSpore finds none"),
         (["--device_num", "2"], "device_num is 2 and this is one process: start it with scripts/run_distribute"),
         (["--pretrained", "missing.ckpt"], "missing.ckpt cannot be read (No such file or directory)"),
         (["--exclude_epoch_state", "no"], "exclude_epoch_state is False and pretrained is empty"),
