@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -290,10 +289,8 @@ def test_help_names_every_option_and_imports_no_mindspore(script):
         "except SystemExit as end:\n    assert not end.code\n"
         "assert 'mindspore' not in sys.modules"
     )
-    begin = time.perf_counter()
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
-    assert time.perf_counter() - begin < 10  # seconds; on a busy machine the import of MindSpore takes longer
     for name in declared(InferConfig if script == "infer" else Config):
         assert f"--{name} " in run.stdout
     if script != "infer":
