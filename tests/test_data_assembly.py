@@ -55,7 +55,7 @@ def test_mixup_is_on_where_an_alpha_and_the_probability_are_above_0(tmp_path, da
     ):
         config = read_config(write_config(tmp_path, data, **values))
         loader = build_train_loader(config, read_data(config)[0])
-        assert (loader.mixup is not None) == mixed
+        assert (loader.targets.mixup is not None) == mixed
 
 
 def test_evaluation_is_prepared_as_the_model_says(tmp_path, data):

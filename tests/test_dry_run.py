@@ -11,7 +11,7 @@ import pytest
 from mindspore import Tensor, nn
 from PIL import Image
 
-from src.data.imagenet import EvalLoader, TrainLoader, read_image_folder
+from src.data.imagenet import Division, EvalLoader, Targets, TrainLoader, read_image_folder
 from src.data.transforms import eval_transform, train_transform
 from src.errors import UserError
 from src.tools.dry_run import Memory, Timing, told, try_out
@@ -62,7 +62,7 @@ def loaders(tmp_path):
         **means,
     )
     return (
-        TrainLoader(folder, train, None, 3, batch_size=4, seed=0, num_workers=1),
+        TrainLoader(folder, train, Targets(3), Division(4), seed=0, num_workers=1),
         EvalLoader(folder, eval_transform(image_size=8, crop_pct=1.0, **means), 4, 1),
     )
 

@@ -20,7 +20,7 @@ from src.data.assembly import build_eval_loader, describe_model
 from src.data.imagenet import EvalLoader, ImageFolder, TrainLoader, check_class_names
 from src.errors import UserError
 from src.model.model_info import ModelInfo
-from src.report.of_run import report_on
+from src.report.report import report_on
 from src.runtime.device import start_device
 from src.runtime.distributed import (
     Ranks,
