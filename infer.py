@@ -64,11 +64,12 @@ def predict(config: InferConfig, images: list[str], journal: Journal) -> None:
         device_id=config.device_id,
     )
     info, output = predictor.info, Path(config.output)
+    classes = info.model.num_classes
     if config.attention is not None:
         predictor.require_attention()
-    if config.topk is not None and config.topk > info.num_classes:
-        raise UserError(f"--topk is {config.topk} but {config.checkpoint} has {info.num_classes} classes; give fewer")
-    names = read_class_names(Path(config.class_names), info.num_classes) if config.class_names else info.class_names
+    if config.topk is not None and config.topk > classes:
+        raise UserError(f"--topk is {config.topk} but {config.checkpoint} has {classes} classes; give fewer")
+    names = read_class_names(Path(config.class_names), classes) if config.class_names else info.class_names
     # predictions.json of the model zoo: class numbers only, unless an option asks for more
     plain = output.suffix.lower() == ".json" and not (config.topk or config.probabilities or config.class_names)
     details = Details(config.topk, config.probabilities, labels=() if plain else names)

@@ -40,7 +40,7 @@ class Preparation:
 def transform_of(info: ModelInfo) -> EvalTransform:
     """Return the evaluation transform that a checkpoint asks for."""
     return eval_transform(
-        image_size=info.image_size,
+        image_size=info.model.image_size,
         crop_pct=info.crop_pct,
         mean=info.mean,
         std=info.std,
@@ -50,7 +50,7 @@ def transform_of(info: ModelInfo) -> EvalTransform:
 
 def preparation_of(info: ModelInfo, takes_pixels: bool) -> Preparation:
     """Return the preparation for a network: float32 [3, S, S], normalized, or uint8 [S, S, 3] if it `takes_pixels`."""
-    transform, size = transform_of(info), info.image_size
+    transform, size = transform_of(info), info.model.image_size
     if not takes_pixels:
         return float_preparation(transform, size)
 

@@ -42,7 +42,7 @@ def attention_picture(image: Image.Image, attention: np.ndarray, info: ModelInfo
     `attention` is float32 [patches, patches] (see `Predictor.attention`); the colors range from its minimum to its
     maximum.
     """
-    picture = visible_part(image, transform_of(info), scale=-(-SMALLEST_SIDE // info.image_size))
+    picture = visible_part(image, transform_of(info), scale=-(-SMALLEST_SIDE // info.model.image_size))
     low, high = float(attention.min()), float(attention.max())
     levels = (attention - low) / (high - low) if high > low else np.zeros_like(attention)
     smooth = Image.fromarray(levels.astype(np.float32)).resize(picture.size, Image.Resampling.BILINEAR)
