@@ -65,7 +65,7 @@ def run_infer(*arguments: object, folder: Path, extra_path: Path | None = None) 
 @pytest.fixture(scope="module")
 def weights() -> dict[str, np.ndarray]:
     network = variant_network(
-        INFO.arch, image_size=24, num_classes=60, abs_pos_emb=True, mean_pooling=False, approximate_gelu=True
+        INFO.model.arch, image_size=24, num_classes=60, abs_pos_emb=True, mean_pooling=False, approximate_gelu=True
     )
     return {parameter.name: weight(parameter.name, parameter.shape) for parameter in network.get_parameters()}
 
@@ -75,7 +75,7 @@ def models(weights, tmp_path_factory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("models")
     paths = {kind: folder / f"beit.{kind}" for kind in KINDS}
     save_checkpoint(paths["ckpt"], Checkpoint(weights, INFO))
-    heads = get_variant(INFO.arch).num_heads
+    heads = get_variant(INFO.model.arch).num_heads
     write_onnx(beit_graph(weights, image_size=24, num_heads=heads, approximate_gelu=True), INFO, paths["onnx"])
     write_mindir(rebuild_network(INFO, weights, paths["ckpt"]), INFO, paths["mindir"])
     return paths
@@ -159,7 +159,7 @@ def test_a_folder_with_images_of_all_kinds_is_predicted(model, models, images, e
 def test_a_single_image_is_predicted(model, models, images, expected, tmp_path):
     image, output = images / "zwölf Schwäne.png", tmp_path / "new folder" / "p.json"
     done = run_infer(
-        *("--data_path", image, "--checkpoint", models[model], "--arch", INFO.arch, "--output", output),
+        *("--data_path", image, "--checkpoint", models[model], "--arch", INFO.model.arch, "--output", output),
         folder=tmp_path,
     )
     assert (done.returncode, done.stdout) == (0, f"{image} (class: {expected[str(image)]})\n"), done.stderr
