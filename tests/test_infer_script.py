@@ -23,7 +23,7 @@ from PIL import Image
 
 import infer
 from src.data.decode import read_rgb
-from src.data.transforms import eval_transform
+from src.data.transforms import EvalTransform
 from src.errors import exit_code
 from src.export.mindir_file import write_mindir
 from src.export.onnx_file import write_onnx
@@ -130,7 +130,7 @@ READABLE = [  # in sorted order
 def expected(weights, images) -> dict[str, int]:
     """Classes by the network itself, one image after the other."""
     network = rebuild_network(INFO, weights, Path("beit.ckpt"))
-    transform = eval_transform(
+    transform = EvalTransform(
         image_size=24, crop_pct=0.75, mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3), interpolation="bilinear"
     )
     batch = np.stack([transform(read_rgb(images / name)) for name in READABLE])

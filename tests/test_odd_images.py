@@ -15,8 +15,9 @@ from PIL import Image
 
 from src.config import read_config
 from src.data.assembly import read_data
+from src.data.augment.random_erasing import RandomErasing
 from src.data.imagenet import Division, EvalLoader, Targets, TrainLoader, read_image_folder
-from src.data.transforms import eval_transform, train_transform
+from src.data.transforms import EvalTransform, TrainOptions, TrainTransform
 from src.errors import UserError
 from src.tools.logs import start_logging
 from tests.tiny_project import error_line, run, script, write_config, write_images
@@ -60,7 +61,7 @@ def test_the_images_cover_the_kinds_of_real_data_sets():
 @pytest.mark.filterwarnings("ignore:Palette images with Transparency")
 def test_evaluation_gets_the_rgb_conversion_of_pillow(folder):
     assert len(folder) == 2 * len(KINDS) + 3
-    transform = eval_transform(image_size=SIZE, crop_pct=1.0, **RAW)
+    transform = EvalTransform(image_size=SIZE, crop_pct=1.0, **RAW)
     batches = list(EvalLoader(folder, transform, 8, num_workers=2))
     images = np.concatenate([batch.image[: batch.valid] for batch in batches])
     assert len(images) == len(folder)
@@ -73,17 +74,15 @@ def test_evaluation_gets_the_rgb_conversion_of_pillow(folder):
 
 @pytest.mark.filterwarnings("ignore:Palette images with Transparency")
 def test_training_reads_all_kinds(folder):
-    transform = train_transform(
+    options = TrainOptions(
         image_size=SIZE,
         min_crop=0.08,
         interpolation="bicubic",
         auto_augment="rand-m9-mstd0.5-inc1",
-        re_prob=0.5,
-        re_mode="pixel",
-        re_count=1,
+        erasing=RandomErasing(0.5, "pixel", 1),
         **RAW,
     )
-    loader = TrainLoader(folder, transform, Targets(3), Division(1), seed=0, num_workers=2)
+    loader = TrainLoader(folder, TrainTransform(options), Targets(3), Division(1), seed=0, num_workers=2)
     assert sum(np.isfinite(batch.image).all() for batch in loader.epoch(0)) == len(folder)
     assert loader.unreadable.count(0) == 0
 

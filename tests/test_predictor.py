@@ -109,7 +109,7 @@ def test_an_unreadable_image_does_not_affect_the_others(tmp_path):
     plain((255, 0, 0), size=(60000, 1)).save(tmp_path / "long.png")
     names = ["empty.png", "good.png", "text.jpg", "missing.png", "cut.png", "long.png", "good.png"]
     results = list(predictor(MeanOfChannels(), batch_size=3).predict(tmp_path / name for name in names))
-    assert [isinstance(result, Prediction) for result in results] == [False, True, False, False, False, False, True]
+    assert [isinstance(result, Prediction) for result in results] == [False, True, False, False, False, True, True]
     assert [result.image.name for result in results] == names
     assert all(result.class_number == 0 for result in results if isinstance(result, Prediction))
     reasons = [result.reason for result in results if isinstance(result, Unreadable)]
@@ -117,7 +117,7 @@ def test_an_unreadable_image_does_not_affect_the_others(tmp_path):
     assert reasons[1] == "it is not in an image format that Pillow knows"
     assert reasons[2] == "No such file or directory"
     assert "truncated" in reasons[3].lower()
-    assert "60000 x 1" in reasons[4]
+    assert len(reasons) == 4
 
 
 def test_an_endless_stream_is_read_on_demand():

@@ -13,7 +13,7 @@ from PIL import Image
 
 from src.data.decode import UnreadableImage, read_rgb
 from src.data.prefetch import Prefetcher
-from src.data.transforms import LARGEST_ASPECT, EvalTransform, center_crop, eval_transform, resize_shorter_side
+from src.data.transforms import eval_transform
 from src.model.model_info import ModelInfo
 
 Source = str | os.PathLike[str] | Image.Image | np.ndarray
@@ -37,25 +37,14 @@ class Preparation:
     dtype: np.dtype[Any]
 
 
-def transform_of(info: ModelInfo) -> EvalTransform:
-    """Return the evaluation transform that a checkpoint asks for."""
-    return eval_transform(
-        image_size=info.model.image_size,
-        crop_pct=info.crop_pct,
-        mean=info.mean,
-        std=info.std,
-        interpolation=info.interpolation,
-    )
-
-
 def preparation_of(info: ModelInfo, takes_pixels: bool) -> Preparation:
     """Return the preparation for a network: float32 [3, S, S], normalized, or uint8 [S, S, 3] if it `takes_pixels`."""
-    transform, size = transform_of(info), info.model.image_size
+    transform, size = eval_transform(info), info.model.image_size
     if not takes_pixels:
         return float_preparation(transform, size)
 
     def fill(image: Image.Image, out: np.ndarray) -> None:
-        out[:] = np.asarray(visible_part(image, transform))
+        out[:] = np.asarray(transform.resize_and_crop(image))
 
     return Preparation(fill, (size, size, 3), np.dtype(np.uint8))
 
@@ -63,12 +52,6 @@ def preparation_of(info: ModelInfo, takes_pixels: bool) -> Preparation:
 def float_preparation(transform: Fill, size: int) -> Preparation:
     """Return the preparation by a transform that writes float32 [3, `size`, `size`]."""
     return Preparation(transform, (3, size, size), np.dtype(np.float32))
-
-
-def visible_part(image: Image.Image, transform: EvalTransform, scale: int = 1) -> Image.Image:
-    """Return the square of `image` that the network sees, `scale` times as large as the network's input."""
-    resized = resize_shorter_side(image, transform.resized * scale, transform.resample)
-    return center_crop(resized, transform.image_size * scale)
 
 
 @dataclass(frozen=True)
@@ -130,14 +113,7 @@ def image_batches(
 
 
 def as_image(source: Source) -> Image.Image:
-    """Return `source` in mode RGB. Raises `UnreadableImage`, also for an image that is too narrow to be resized."""
-    if isinstance(source, Image.Image):
-        image = source.convert("RGB")
-    elif isinstance(source, np.ndarray):
-        image = Image.fromarray(source).convert("RGB")
-    else:
-        image = read_rgb(source)
-    if max(image.size) > LARGEST_ASPECT * min(image.size):
-        reason = f"{image.width} x {image.height} pixels are too long and narrow to be resized"
-        raise UnreadableImage("an image" if isinstance(source, (Image.Image, np.ndarray)) else source, reason)
-    return image
+    """Return `source` in mode RGB. Raises `UnreadableImage`."""
+    if isinstance(source, np.ndarray):
+        source = Image.fromarray(source)
+    return source.convert("RGB") if isinstance(source, Image.Image) else read_rgb(source)

@@ -23,7 +23,6 @@ from src.data.image_folder import (
     IMAGE_EXTENSIONS,
     ImageFolder,
     check_class_names,
-    check_same_classes,
     read_image_folder,
 )
 from src.data.prefetch import Prefetcher
@@ -41,7 +40,6 @@ __all__ = [
     "TrainBatch",
     "TrainLoader",
     "check_class_names",
-    "check_same_classes",
     "read_image_folder",
 ]
 
@@ -49,7 +47,7 @@ NO_LABEL = -1
 
 
 class RandomTransform(Protocol):
-    """A training transform (see `transforms.train_transform`): it fills `out`, float32 [3, S, S]."""
+    """A training transform (see `transforms.TrainTransform`): it fills `out`, float32 [3, S, S]."""
 
     @property
     def image_size(self) -> int: ...
@@ -58,7 +56,7 @@ class RandomTransform(Protocol):
 
 
 class FixedTransform(Fill, Protocol):
-    """An evaluation transform (see `transforms.eval_transform`): it fills `out`, float32 [3, S, S]."""
+    """An evaluation transform (see `transforms.EvalTransform`): it fills `out`, float32 [3, S, S]."""
 
     @property
     def image_size(self) -> int: ...

@@ -8,8 +8,8 @@ from itertools import compress, count
 import numpy as np
 from PIL import Image
 
-from src.data.image_batches import transform_of, visible_part
 from src.data.sampling import spread
+from src.data.transforms import eval_transform
 from src.model.model_info import ModelInfo
 from src.pictures.tiles import COLUMNS, ROWS, file_tile, tile_sheet
 from src.prediction.journal import Record
@@ -42,7 +42,7 @@ def attention_picture(image: Image.Image, attention: np.ndarray, info: ModelInfo
     `attention` is float32 [patches, patches] (see `Predictor.attention`); the colors range from its minimum to its
     maximum.
     """
-    picture = visible_part(image, transform_of(info), scale=-(-SMALLEST_SIDE // info.model.image_size))
+    picture = eval_transform(info).resize_and_crop(image, enlarged=-(-SMALLEST_SIDE // info.model.image_size))
     low, high = float(attention.min()), float(attention.max())
     levels = (attention - low) / (high - low) if high > low else np.zeros_like(attention)
     smooth = Image.fromarray(levels.astype(np.float32)).resize(picture.size, Image.Resampling.BILINEAR)

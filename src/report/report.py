@@ -83,7 +83,7 @@ def _mistake(report: Report, index: int) -> tuple[Path, str, str, float]:
     """Return path, true class, predicted class and confidence of an image."""
     outcomes, names = report.outcomes, report.images.classes
     label, predicted = names[outcomes.label[index]], names[outcomes.predicted[index]]
-    return report.images.paths[index], label, predicted, float(outcomes.confidence[index])
+    return Path(report.images.paths[index]), label, predicted, float(outcomes.confidence[index])
 
 
 def _class_rows(names: Sequence[str], scores: ClassScores, confusion: np.ndarray) -> Iterable[Sequence[object]]:
