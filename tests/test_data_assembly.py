@@ -53,7 +53,7 @@ def test_mixup_is_on_if_an_alpha_and_the_probability_are_above_0(tmp_path, data)
     ):
         config = read_config(write_config(tmp_path, data, **values))
         loader = build_train_loader(config, read_data(config)[0])
-        assert (loader.mixup is not None) == mixed
+        assert (loader.targets.mixup is not None) == mixed
 
 
 def test_evaluation_uses_the_mean_of_the_model_and_the_shard_of_the_rank(tmp_path, data):
