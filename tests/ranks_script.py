@@ -13,11 +13,11 @@ import mindspore
 import numpy as np
 from mindspore import Tensor, nn
 
+from src.evaluation.classification import Counts, RankSum
 from src.runtime.distributed import StopVote, first_difference, join, launched_ranks, total_over_ranks, wait_for_all
 from src.tools.criterion import SoftTargetCrossEntropy
 from src.tools.optimizer import create_optimizer, parameter_groups
 from src.tools.same_weights import weights_checksum
-from src.trainer.evaluate import Counts, RankSum
 from src.trainer.train_one_step_with_scale_and_clip_global_norm import TrainOneStepWithScaleAndClipGlobalNorm
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from mindspore import Tensor
 
 from src.data.imagenet import EvalBatch
-from src.trainer.evaluate import Counts, EvalResult, RankSum, evaluate
+from src.evaluation.classification import Counts, EvalResult, RankSum, evaluate
 
 
 def test_loss_and_accuracy_of_a_hand_calculated_batch():

@@ -22,10 +22,10 @@ from mindspore.train.summary_pb2 import Event
 
 from src.data.imagenet import TrainBatch
 from src.errors import UserError
+from src.evaluation.classification import EvalResult
 from src.tools.callback import EvaluationLines, MetricsCsv, ProgressLines, Summaries
 from src.tools.logs import start_logging
 from src.tools.saving import BestCheckpoints, CurrentCheckpoints
-from src.trainer.evaluate import EvalResult
 from src.trainer.interrupt import stop_on_signal
 from src.trainer.loop import STEPS_AHEAD, Callback, RunState, StepMeter, TrainingDiverged, train
 from src.weights.checkpoint import Checkpoint, load_checkpoint

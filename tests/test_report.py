@@ -17,12 +17,12 @@ from src.config import Config, EvalConfig, as_yaml, parse_args, read_config
 from src.data.imagenet import EvalLoader, read_image_folder
 from src.data.transforms import eval_transform
 from src.errors import UserError
+from src.evaluation.classification import EvalResult
 from src.pictures.confusion_matrix import LARGEST_CELL, MARGIN, SHADES, confusion_picture
 from src.pictures.tiles import GAP, LINE, SIDE
 from src.report import provenance
 from src.report.files import write_report
 from src.report.outcomes import Outcomes, class_results, evaluate_with_outcomes
-from src.trainer.evaluate import EvalResult
 from tests.tiny_project import ARCH, COLORS, metrics, script, write_config, write_images
 
 ROOT = Path(__file__).resolve().parent.parent

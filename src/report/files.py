@@ -12,13 +12,13 @@ import numpy as np
 from src.config import Config, as_yaml
 from src.data.imagenet import ImageFolder
 from src.errors import UserError
+from src.evaluation.classification import EvalResult
 from src.files.atomic_file import write_atomically
 from src.files.png_file import save_png
 from src.pictures.confusion_matrix import confusion_picture
 from src.pictures.tiles import Tile, tile_sheet
 from src.prediction.contact_sheet import COLUMNS, ROWS, thumbnail
 from src.report.outcomes import ClassResult, Outcomes, class_results
-from src.trainer.evaluate import EvalResult
 
 NAMED = 10  # so many classes and confusions are named in report.md
 

@@ -8,10 +8,10 @@ from mindspore import nn
 
 from src.config import Config
 from src.data.imagenet import EvalLoader
+from src.evaluation.classification import EvalResult
 from src.report.files import write_report
 from src.report.outcomes import evaluate_with_outcomes
 from src.report.provenance import versions
-from src.trainer.evaluate import EvalResult
 
 
 def report_on(network: nn.Cell, loader: EvalLoader, weights: Path, config: Config, folder: Path) -> EvalResult:

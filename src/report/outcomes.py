@@ -9,7 +9,7 @@ import numpy as np
 from mindspore import Tensor
 
 from src.data.imagenet import EvalLoader
-from src.trainer.evaluate import EvalResult, evaluate
+from src.evaluation.classification import EvalResult, evaluate
 
 
 @dataclass(frozen=True)
