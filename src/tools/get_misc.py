@@ -69,21 +69,11 @@ def start_logs(config: Config, ranks: Ranks) -> None:
 
 def new_state(config: Config, task: Task) -> RunState:
     """Return a run at its beginning, with its learning rates."""
-    schedule = Schedule(
-        lr_scheduler=config.lr_scheduler,
-        base_lr=config.base_lr,
-        min_lr=config.min_lr,
-        warmup_lr=config.warmup_lr,
-        warmup_length=config.warmup_length,
-        epochs=config.epochs,
-        lr_adjust=config.lr_adjust,
-        lr_gamma=config.lr_gamma,
-    )
     return RunState(
         epochs=config.epochs,
         steps_per_epoch=task.train_loader.steps_per_epoch,
         images_per_step=task.train_loader.global_batch,
-        learning_rates=learning_rates(schedule, task.train_loader.steps_per_epoch),
+        learning_rates=learning_rates(Schedule.of(config), task.train_loader.steps_per_epoch),
         step_metrics=tuple(metric.name for metric in task.objective.metrics),
         max_nonfinite_steps=config.max_nonfinite_steps,
     )

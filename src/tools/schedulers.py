@@ -6,10 +6,11 @@ there. Imports no MindSpore.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 
+from src.config import Config
 from src.errors import UserError
 
 SCHEDULES = ("cosine_lr", "constant_lr", "multistep_lr", "exp_lr")
@@ -35,6 +36,11 @@ class Schedule:
     epochs: int
     lr_adjust: int
     lr_gamma: float
+
+    @staticmethod
+    def of(config: Config) -> Schedule:
+        """Take the options from `config`."""
+        return Schedule(**{field.name: getattr(config, field.name) for field in fields(Schedule)})
 
 
 def learning_rates(schedule: Schedule, steps_per_epoch: int) -> np.ndarray:
