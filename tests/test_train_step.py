@@ -79,10 +79,12 @@ class Perceptron(nn.Cell):
 
 
 FIXED = LossScaling(1.0, dynamic=False)
+GROWING = LossScaling(1024.0, growth_interval=15)
+RATES = np.ones(40)
 
 
 def simple_step(
-    network, criterion, *, optimizer="momentum", momentum=0.0, learning_rates=np.ones(40), scaling=FIXED, **options
+    network, criterion, *, optimizer="momentum", momentum=0.0, learning_rates=RATES, scaling=FIXED, **options
 ):
     groups = {p.name: ParameterGroup(1.0, 0.0) for p in network.trainable_params()}
     made = create_optimizer(
@@ -105,7 +107,7 @@ def feed(step, image, target=None):
     return values[0], skipped, scale
 
 
-def beit_step(amp_level="O0", scaling=LossScaling(1024.0, growth_interval=15)):
+def beit_step(amp_level="O0", scaling=GROWING):
     """The network and training step of the golden run."""
     network = small_network(amp_level=amp_level, **inputs.SIZES)
     for parameter in network.get_parameters():
