@@ -220,9 +220,7 @@ def test_a_run_resumed_in_the_middle_of_an_epoch_ends_like_an_uninterrupted_one(
     assert_same_run(tmp_path, uninterrupted)
 
 
-def test_a_best_file_missing_after_a_kill_is_restored_on_resume(
-    uninterrupted, tmp_path
-):
+def test_a_best_file_missing_after_a_kill_is_restored_on_resume(uninterrupted, tmp_path):
     """Resumed from the given file, with images divided into micro-batches; nothing is left to train."""
     config = cut(uninterrupted, tmp_path, "2_3")
     shutil.copytree(uninterrupted / "best", tmp_path / "best")

@@ -1,4 +1,4 @@
-"""TensorBoard's event files, written by tensorboardX."""
+"""TensorBoard event files, written by tensorboardX."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tensorboardX import SummaryWriter
 
-FLUSH_SECONDS = 10  # a point is seen by TensorBoard no later
+FLUSH_SECONDS = 10  # the delay after which TensorBoard sees a point
 
 
 class TensorBoardFile:
@@ -17,11 +17,11 @@ class TensorBoardFile:
         self._values: dict[str, float] = {}
 
     def add_scalar(self, name: str, value: float) -> None:
-        """A point of the curve `name`."""
+        """Add a point of the curve `name`."""
         self._values[name] = value
 
     def write(self, step: int) -> None:
-        """Write what was added as that of `step`."""
+        """Write what was added as the values of `step`."""
         for name, value in self._values.items():
             self._writer.add_scalar(name, value, step)
         self._values.clear()
