@@ -18,7 +18,7 @@ def main() -> int:
     config = data.with_class_count(config, train_images)
 
     # MindSpore takes seconds to import: --help, a wrong option and a wrong folder answer before that
-    from src.runtime.distributed import wait_for_all
+    from src.runtime.distributed import StopVote, wait_for_all
     from src.tools import get_misc as build
     from src.tools.dry_run import dry_run
     from src.tools.fine_tuning import fine_tuning, report_best
@@ -46,7 +46,7 @@ def main() -> int:
     callbacks = build.build_callbacks(config, task, step, state, options, ranks, folders)
     signals = stop_signals(ranks.size)
     with stop_on_signal(state, signals):
-        train(steps, build.build_evaluation(task, step), callbacks, state, build.build_stop_vote(ranks))
+        train(steps, build.build_evaluation(task, step), callbacks, state, StopVote() if ranks.size > 1 else bool)
         if not state.stopping:
             report_best(config, task, folders, val_images)
         wait_for_all(ranks)

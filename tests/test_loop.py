@@ -24,7 +24,7 @@ from mindspore.train.summary_pb2 import Event
 
 from src.data.imagenet import TrainBatch
 from src.errors import UserError
-from src.tools.callback import LOSS, EvaluationLines, MetricsCsv, ProgressLines, Summaries, csv_columns
+from src.tools.callback import LOSS, EvaluationLines, MetricsCsv, ProgressLines, Summaries
 from src.tools.fine_tuning import TOP1, TOP5
 from src.tools.logs import start_logging
 from src.tools.saving import BestCheckpoints, CurrentCheckpoints, LastCheckpoint
@@ -102,7 +102,7 @@ def run_without_evaluation(state: RunState, callbacks: list[Callback], values=(1
 
 
 def metrics_csv(path: Path) -> MetricsCsv:
-    return MetricsCsv(path, csv_columns((), METRICS))
+    return MetricsCsv(path, (), METRICS)
 
 
 def test_hooks_are_called_in_order():
@@ -245,7 +245,7 @@ def test_the_meter_reads_the_json_of_earlier_versions():
 def test_step_metrics_are_printed_and_recorded_beside_the_loss(tmp_path, capsys):
     start_logging(None, terminal=True)
     state = new_state(epochs=1, steps=3, step_metrics=tuple(metric.name for metric in TOKENS))
-    table = MetricsCsv(tmp_path / "metrics.csv", csv_columns(TOKENS, ()))
+    table = MetricsCsv(tmp_path / "metrics.csv", TOKENS, ())
     run_without_evaluation(state, [ProgressLines(3, TOKENS), EvaluationLines((), 0), table])
     (line,) = capsys.readouterr().out.splitlines()
     assert line.startswith("epoch 1/1 step 3/3 loss 2.0000 token accuracy 1.500 codes 101 lr 1.000e-04 ")

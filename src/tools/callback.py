@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from mindspore import nn
@@ -19,6 +18,7 @@ from tqdm import tqdm
 from src.data.unreadable import UnreadableImages
 from src.files.atomic_file import write_atomically
 from src.tools.summary_file import SummaryFile
+from src.tools.tensorboard_file import TensorBoardFile
 from src.trainer.loop import Callback, RunState
 from src.trainer.task import Batch, Metric
 
@@ -35,7 +35,6 @@ class ProgressLines(Callback):
         self._every, self._metrics = every, (LOSS, *step_metrics)
 
     def on_epoch_begin(self, state: RunState) -> None:
-        """Start the clock; evaluation between epochs does not count."""
         self._mark(state)
 
     def on_step_end(self, state: RunState, batch: Batch | None) -> None:
@@ -83,7 +82,6 @@ class ProgressBar(Callback):
         self._bar: tqdm | None = None
 
     def on_epoch_begin(self, state: RunState) -> None:
-        """Draw the bar of this epoch."""
         self._since, self._step = time.perf_counter(), state.step
         self._bar = tqdm(
             total=state.steps_per_epoch,
@@ -129,7 +127,6 @@ class EvaluationLines(Callback):
         self._metrics, self._images = metrics, images
 
     def on_epoch_end(self, state: RunState) -> None:
-        """Print the lines."""
         for prefix, kind in (("", ""), (EMA, "EMA ")):
             values = [state.metrics[prefix + m.name] for m in self._metrics if prefix + m.name in state.metrics]
             if values:
@@ -168,25 +165,21 @@ class UnreadableLines(Callback):
         self._unreadable.check(count, "all ranks together; their log files name them")
 
 
-def csv_columns(step_metrics: Sequence[Metric], metrics: Sequence[Metric]) -> dict[str, str]:
-    """Return the columns of metrics.csv with their number formats; those of averaged weights stay empty without EMA."""
-    return {
-        "epoch": "d",
-        "train_loss": LOSS.csv_format,
-        **{f"train_{metric.name}": metric.csv_format for metric in step_metrics},
-        "learning_rate": ".6e",
-        "skipped_steps": "d",
-        **{prefix + metric.name: metric.csv_format for prefix in ("", EMA) for metric in metrics},
-        "images_per_second": ".1f",
-        "seconds": ".1f",
-    }
-
-
 class MetricsCsv(Callback):
-    """The history of the run in `path`, one row per epoch; `columns` maps names to number formats."""
+    """The history of the run in `path`, one row per epoch. Without EMA, the columns of averaged weights stay empty."""
 
-    def __init__(self, path: Path, columns: Mapping[str, str]) -> None:
-        self._path, self._columns = path, columns
+    def __init__(self, path: Path, step_metrics: Sequence[Metric], metrics: Sequence[Metric]) -> None:
+        self._path = path
+        self._columns = {  # name: number format
+            "epoch": "d",
+            "train_loss": LOSS.csv_format,
+            **{f"train_{metric.name}": metric.csv_format for metric in step_metrics},
+            "learning_rate": ".6e",
+            "skipped_steps": "d",
+            **{prefix + metric.name: metric.csv_format for prefix in ("", EMA) for metric in metrics},
+            "images_per_second": ".1f",
+            "seconds": ".1f",
+        }
 
     def on_train_begin(self, state: RunState) -> None:
         """Write the header and the rows of earlier epochs."""
@@ -195,7 +188,6 @@ class MetricsCsv(Callback):
         self._write(state)
 
     def on_epoch_end(self, state: RunState) -> None:
-        """Rewrite the file with the row of the epoch."""
         self._write(state)
 
     def _rows(self, epochs: int) -> list[dict[str, float]]:
@@ -214,49 +206,35 @@ class MetricsCsv(Callback):
         write_atomically(self._path, lambda file: file.write(text.getvalue().encode()))
 
 
-class ScalarFile(Protocol):
-    """A file of curves: points are added, then written as those of a step."""
-
-    def add_scalar(self, name: str, value: float) -> None: ...
-
-    def write(self, step: int) -> None: ...
-
-    def close(self) -> None: ...
-
-
 class Scalars(Callback):
     """Curves in `file`: the objective's values and the learning rate every `every` steps, and metrics every epoch.
 
     A metric of the evaluation that has the name of a curve of the steps is called `validation_NAME`.
     """
 
-    def __init__(self, file: ScalarFile, every: int, step_metrics: Sequence[Metric] = ()) -> None:
-        self._scalars, self._every = file, every
+    def __init__(self, file: SummaryFile | TensorBoardFile, every: int, step_metrics: Sequence[Metric] = ()) -> None:
+        self._file, self._every = file, every
         self._names = [metric.name for metric in (LOSS, *step_metrics)]
 
     def on_step_end(self, state: RunState, batch: Batch | None) -> None:
-        """Add a point if one is due."""
-        if state.step % self._every or state.meter.last_values is None:
-            return
-        for name, value in zip(self._names, state.meter.last_values.asnumpy()):
-            self._scalars.add_scalar(name, float(value))
-        self._scalars.add_scalar("learning_rate", state.learning_rate)
-        self._add_more(batch)
-        self._scalars.write(state.iteration)
+        """Write a point if one is due."""
+        if state.step % self._every == 0 and state.meter.last_values is not None:
+            values = dict(zip(self._names, state.meter.last_values.asnumpy().tolist()))
+            self._write_step(state.iteration, values | {"learning_rate": state.learning_rate}, batch)
 
     def on_epoch_end(self, state: RunState) -> None:
-        """Add the metrics of the epoch's evaluation."""
+        """Write the metrics of the epoch's evaluation."""
+        points = {}
         for key, value in state.metrics.items():
             prefix, name = (EMA, key.removeprefix(EMA)) if key.startswith(EMA) else ("", key)
-            self._scalars.add_scalar(prefix + (f"validation_{name}" if name in self._names else name), value)
-        self._scalars.write(state.iteration)
+            points[prefix + (f"validation_{name}" if name in self._names else name)] = value
+        self._file.write(state.iteration, points)
 
     def on_train_end(self, state: RunState) -> None:
-        """Finish the file."""
-        self._scalars.close()
+        self._file.close()
 
-    def _add_more(self, batch: Batch | None) -> None:
-        """Hook for further entries at the point of a step."""
+    def _write_step(self, step: int, values: Mapping[str, float], batch: Batch | None) -> None:
+        self._file.write(step, values)
 
 
 class Summaries(Scalars):
@@ -270,20 +248,20 @@ class Summaries(Scalars):
     def __init__(
         self, folder: Path, every: int, step_metrics: Sequence[Metric] = (), *, images: bool, graph: nn.Cell | None
     ) -> None:
-        self._file = SummaryFile(folder)
-        super().__init__(self._file, every, step_metrics)
+        self._summaries = SummaryFile(folder)
+        super().__init__(self._summaries, every, step_metrics)
         self._images, self._graph = images, graph
 
     def on_step_end(self, state: RunState, batch: Batch | None) -> None:
-        """Add a point if one is due, and the graph after it was compiled."""
+        """Write a point if one is due, and the graph after it was compiled."""
         if self._graph is not None:
-            self._file.write_graph(self._graph)
+            self._summaries.write_graph(self._graph)
             self._graph = None
         super().on_step_end(state, batch)
 
-    def _add_more(self, batch: Batch | None) -> None:
-        if self._images and batch is not None:
-            self._file.add_image("input", _as_picture(batch.image[:1]))
+    def _write_step(self, step: int, values: Mapping[str, float], batch: Batch | None) -> None:
+        image = _as_picture(batch.image[:1]) if self._images and batch is not None else None
+        self._summaries.write(step, values, image)
 
 
 def _as_picture(image: np.ndarray) -> np.ndarray:

@@ -13,7 +13,7 @@ from mindspore import nn
 
 from src.config import Config
 from src.runtime.device import start_device
-from src.runtime.distributed import Ranks, StopVote, join, launched_ranks, total_over_ranks
+from src.runtime.distributed import Ranks, join, launched_ranks, total_over_ranks
 from src.tools.callback import (
     EvaluationLines,
     MetricsCsv,
@@ -22,22 +22,21 @@ from src.tools.callback import (
     Scalars,
     Summaries,
     UnreadableLines,
-    csv_columns,
 )
-from src.tools.cell import weights_checksum, weights_of
+from src.tools.cell import weights_of
 from src.tools.compile_cache import cached_step
 from src.tools.curves import CurvesPicture
 from src.tools.logs import start_logging
 from src.tools.optimizer import create_optimizer, parameter_groups
 from src.tools.resume import ResumePoint, run_checkpoint
 from src.tools.run_folder import Folders, check_space, make_run_folder, run_name, write_class_names
-from src.tools.same_weights import SameWeights, rank_with_other_weights
+from src.tools.same_weights import SameWeights
 from src.tools.saving import BestCheckpoints, CurrentCheckpoints, LastCheckpoint, Snapshot
 from src.tools.schedulers import Schedule, learning_rates
 from src.tools.starting_point import load_starting_weights, set_starting_point
 from src.tools.tensorboard_file import TensorBoardFile
 from src.trainer.accumulation import AccumulatedStep, TrainStep
-from src.trainer.ema import evaluate_with_average
+from src.trainer.ema import WeightEMA, evaluate_with_average
 from src.trainer.feed import host_steps, sink_steps
 from src.trainer.loop import Callback, EpochSteps, RunState
 from src.trainer.task import Objective, Task
@@ -154,8 +153,7 @@ def build_callbacks(
         EvaluationLines(task.metrics, task.val_images),
     ]
     if ranks.size > 1:
-        checksum, differing = partial(weights_checksum, task.network), partial(rank_with_other_weights, ranks)
-        callbacks.append(SameWeights(ranks.size, checksum, differing))
+        callbacks.append(SameWeights(ranks, task.network))
     if folders is not None:
         write_class_names(folders.checkpoints, task.info.class_names)
         write_class_names(folders.best, task.info.class_names)
@@ -170,8 +168,8 @@ def build_callbacks(
                 config.ckpt_save_every_seconds,
                 partial(run_checkpoint, step, task.network, task.info, state, options),
             ),
-            build_best(config, task, step, folders),
-            MetricsCsv(folders.logs / "metrics.csv", csv_columns(step_metrics, task.metrics)),
+            build_best(config, task, step.ema, folders),
+            MetricsCsv(folders.logs / "metrics.csv", step_metrics, task.metrics),
             CurvesPicture(folders.logs / "curves.png", task.charts),
             Summaries(
                 folders.summaries,
@@ -188,21 +186,11 @@ def build_callbacks(
     return [*callbacks, UnreadableLines(unreadable, partial(total_over_ranks, ranks))]
 
 
-def build_best(config: Config, task: Task, step: TrainStep, folders: Folders) -> Callback:
+def build_best(config: Config, task: Task, ema: WeightEMA | None, folders: Folders) -> Callback:
     """Return the callback that saves the best weights."""
-
-    def raw() -> Checkpoint:
-        return Checkpoint(weights_of(task.network), task.info)
-
+    snapshots: dict[str, Snapshot] = {"": lambda: Checkpoint(weights_of(task.network), task.info)}
     if task.ranked_by is None:
-        return LastCheckpoint(folders.best, raw)
-    snapshots: dict[str, Snapshot] = {"": raw}
-    if step.ema is not None:
-        ema = step.ema
+        return LastCheckpoint(folders.best, snapshots[""])
+    if ema is not None:
         snapshots["ema_"] = lambda: Checkpoint(ema.arrays(), task.info)
     return BestCheckpoints(folders.best, config.arch, config.best_ckpt_num, task.ranked_by, snapshots)
-
-
-def build_stop_vote(ranks: Ranks) -> Callable[[bool], bool]:
-    """Return the vote by which all ranks stop after the same step."""
-    return StopVote() if ranks.size > 1 else bool

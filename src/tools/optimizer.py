@@ -85,9 +85,8 @@ class _GroupedOptimizer(nn.Cell):
     over whole tuples, because an unrolled loop over the 391 parameters of BEiT-large exceeds the depth that MindSpore's
     compiler allows.
 
-    Float16 weights (amp_level O3) have a float32 copy, `optimizer.master.<name>`, that is updated in their place: at the
-    end of a schedule the change of a weight is below the resolution of float16. The copy is made here, so load the
-    weights before.
+    Float16 weights (amp_level O3) have a float32 copy, `optimizer.master.<name>`, that is updated in their place: late
+    in a schedule the change of a weight is below the resolution of float16. Load the weights before, they are copied.
     """
 
     def __init__(self, parameters: Sequence[Parameter], groups: Mapping[str, ParameterGroup]) -> None:

@@ -19,7 +19,7 @@ from src.tools.cell import weights_of
 from src.tools.run_folder import run_name
 from src.tools.saving import checkpoint_place, current_checkpoints
 from src.trainer.accumulation import TrainStep
-from src.trainer.loop import RunState, StepMeter
+from src.trainer.loop import RunState
 from src.weights.checkpoint import OPTIMIZER_PREFIX, Checkpoint, load_checkpoint
 
 logger = logging.getLogger("beit")
@@ -29,24 +29,11 @@ AUTO = "auto"
 # Options that may change when a run resumes, beside those of the groups HARDWARE, CALLBACKS and EXPORT. They set paths,
 # the division of the work, or the start of the run, and change no result.
 MAY_DIFFER = frozenset(
-    {
-        "dataset",
-        "data_url",
-        "train_dir",
-        "val_dir",
-        "batch_size",
-        "accumulation_steps",
-        "num_parallel_workers",
-        "pynative_mode",
-        "dataset_sink_mode",
-        "start_epoch",
-        "pretrained",
-        "exclude_epoch_state",
-        "resume",
-        "file_format",
-        "max_nonfinite_steps",
-        "max_bad_images",
-    }
+    (
+        *("dataset", "data_url", "train_dir", "val_dir", "batch_size", "accumulation_steps", "num_parallel_workers"),
+        *("pynative_mode", "dataset_sink_mode", "start_epoch", "pretrained", "exclude_epoch_state", "resume"),
+        *("file_format", "max_nonfinite_steps", "max_bad_images"),
+    )
 )
 
 TRAINING_STATE = frozenset({"epoch", "step", "steps_per_epoch", "meter", "history", "options"})
@@ -184,10 +171,3 @@ def training_state(state: RunState, options: Mapping[str, Any]) -> dict[str, Any
         "history": state.history,
         "options": dict(options),
     }
-
-
-def restore_record(state: RunState, training: Mapping[str, Any]) -> None:
-    """Set `state` to the place and the history of the run that wrote `training`."""
-    state.epoch, state.step = int(training["epoch"]), int(training["step"])
-    state.meter = StepMeter.from_json(training["meter"])
-    state.history = list(training["history"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from mindspore import nn
@@ -29,31 +29,20 @@ def require_same_start(ranks: Ranks, network: nn.Cell, options: Mapping[str, Any
     require_agreement(ranks, checksums)
 
 
-def rank_with_other_weights(ranks: Ranks, checksum: int) -> int | None:
-    """Return the first rank whose `checksum` of the weights differs from that of rank 0."""
-    difference = first_difference(ranks, {"weights": checksum})
-    return difference[1] if difference is not None else None
-
-
 class SameWeights(Callback):
-    """Check after each epoch, before anything is saved, that all ranks have the same weights. Add it on every rank.
+    """Check after each epoch, before anything is saved, that all ranks have the same weights. Add it on every rank."""
 
-    Args:
-        ranks: number of ranks.
-        checksum: returns that of this rank's weights, 32 bits.
-        differing: returns the first rank with another checksum than rank 0, or None; all ranks call it together.
-    """
-
-    def __init__(self, ranks: int, checksum: Callable[[], int], differing: Callable[[int], int | None]) -> None:
-        self._ranks, self._checksum, self._differing = ranks, checksum, differing
+    def __init__(self, ranks: Ranks, network: nn.Cell) -> None:
+        self._ranks, self._network = ranks, network
 
     def on_epoch_end(self, state: RunState) -> None:
         """Print the common checksum; raises `RunError` if the ranks differ."""
-        checksum = self._checksum()
-        rank = self._differing(checksum)
-        if rank is not None:
+        checksum = weights_checksum(self._network)
+        difference = first_difference(self._ranks, {"weights": checksum})
+        if difference is not None:
             raise RunError(
-                f"after epoch {state.epoch + 1} rank {rank} has other weights than rank 0: a device or the network "
-                f"between them is faulty; start again from an earlier checkpoint (--resume auto)"
+                f"after epoch {state.epoch + 1} rank {difference[1]} has other weights than rank 0: a device or the "
+                f"network between them is faulty; start again from an earlier checkpoint (--resume auto)"
             )
-        logger.info("epoch %d/%d weights %08x on all %d ranks", state.epoch + 1, state.epochs, checksum, self._ranks)
+        count = self._ranks.size
+        logger.info("epoch %d/%d weights %08x on all %d ranks", state.epoch + 1, state.epochs, checksum, count)

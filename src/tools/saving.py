@@ -72,7 +72,6 @@ class CurrentCheckpoints(Callback):
             self._write(state)
 
     def on_epoch_end(self, state: RunState) -> None:
-        """Write after each epoch."""
         self._write(state)
 
     def on_train_end(self, state: RunState) -> None:
@@ -135,7 +134,6 @@ class BestCheckpoints(Callback):
         self._update()
 
     def on_train_end(self, state: RunState) -> None:
-        """Print the best weights."""
         if self._files:
             best = min(self._files)
             text = f"{'EMA ' if best.averaged else ''}{self._metric.text(-best.loss)}, epoch {best.epoch}"
@@ -185,10 +183,8 @@ class LastCheckpoint(Callback):
             save_checkpoint(self._path, self._snapshot())
 
     def on_epoch_end(self, state: RunState) -> None:
-        """Write the weights."""
         save_checkpoint(self._path, self._snapshot())
 
     def on_train_end(self, state: RunState) -> None:
-        """Print the file."""
         if state.history:
             logger.info("best weights: %s (the last, epoch %d)", self._path, int(state.history[-1]["epoch"]))

@@ -14,8 +14,8 @@ from src.data.assembly import describe_model
 from src.errors import UserError
 from src.model.model_info import ModelInfo
 from src.tools.cell import restore
-from src.tools.resume import ResumePoint, require_state, restore_record
-from src.trainer.loop import RunState
+from src.tools.resume import ResumePoint, require_state
+from src.trainer.loop import RunState, StepMeter
 from src.weights.agreement import agreed_info
 from src.weights.checkpoint import EMA_PREFIX, OPTIMIZER_PREFIX, Checkpoint
 from src.weights.fit import fit_weights
@@ -114,7 +114,9 @@ def continue_run(parameters: Mapping[str, Parameter], state: RunState, checkpoin
     stored = {OPTIMIZER_PREFIX + name: array for name, array in (checkpoint.optimizer or {}).items()}
     stored |= {EMA_PREFIX + name: array for name, array in (checkpoint.ema or {}).items()}
     restore(parameters, stored, path)
-    restore_record(state, training)
+    state.epoch, state.step = int(training["epoch"]), int(training["step"])
+    state.meter = StepMeter.from_json(training["meter"])
+    state.history = list(training["history"])
     parameters[ITERATION].set_data(Tensor(state.iteration, parameters[ITERATION].dtype))
     logger.info("continuing %s at epoch %d step %d", path, state.epoch + 1, state.step)
 

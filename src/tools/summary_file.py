@@ -7,6 +7,7 @@ half of a small machine. This module calls the packing and the file writer below
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,27 +23,22 @@ PREFIX, SUFFIX = "events", "_MS"
 
 
 class SummaryFile:
-    """An event file in `folder`, to which values are added and then written for a step."""
+    """An event file in `folder`."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / adapter.get_event_file_name(PREFIX, SUFFIX, str(int(time.time())))
         self._writer = SummaryWriter(str(self.path))
-        self._values: list[dict[str, Any]] = []
 
-    def add_scalar(self, name: str, value: float) -> None:
-        """Add a point of the curve `name`."""
-        self._values.append({"_type": "Scalar", "name": name, "data": np.array(value, np.float32)})
-
-    def add_image(self, name: str, images: np.ndarray) -> None:
-        """Add images [B, 3, H, W] with values 0..255."""
-        self._values.append({"_type": "Image", "name": name, "data": images.astype(np.float32)})
-
-    def write(self, step: int) -> None:
-        """Write and flush what was added as the values of `step`."""
-        event = adapter.package_summary_event(self._values, step, time.time())
+    def write(self, step: int, scalars: Mapping[str, float], image: np.ndarray | None = None) -> None:
+        """Write and flush a point of each curve, and an image [1, 3, H, W] with values 0..255 as `input`."""
+        values: list[dict[str, Any]] = [
+            {"_type": "Scalar", "name": name, "data": np.array(value, np.float32)} for name, value in scalars.items()
+        ]
+        if image is not None:
+            values.append({"_type": "Image", "name": "input", "data": image.astype(np.float32)})
+        event = adapter.package_summary_event(values, step, time.time())
         self._writer.write(WriterPluginEnum.SUMMARY.value, event.SerializeToString())
         self._writer.flush()
-        self._values.clear()
 
     def write_graph(self, cell: nn.Cell) -> None:
         """Write the compiled graph of `cell`, which must have run; raises `ValueError` without a graph."""
