@@ -51,11 +51,11 @@ def forward(options: dict[str, Any]) -> None:
     from mindspore import Tensor
 
     from src.tools import get_misc as build
+    from src.tools.fine_tuning import build_network
 
     config = configure(options)
     build.start(config)
-    network = build.build_network(config)
-    build.set_amp_level(network, config.amp_level)
+    network = build_network(config)
     network.set_train(False)
     image = Tensor(random_batch(options["batch_size"])[0])
     first = timed(lambda: network(image).asnumpy())
@@ -69,11 +69,16 @@ def step(options: dict[str, Any]) -> None:
     from mindspore import Tensor
 
     from src.tools import get_misc as build
+    from src.tools.compile_cache import cached_step
+    from src.tools.criterion import Classification, SoftTargetCrossEntropy
+    from src.tools.fine_tuning import build_network
 
     config = configure(options)
     ranks = build.start(config)
-    network = build.build_network(config)
-    train_step = build.build_train_step(config, network, np.full(STEPS, 1e-4), ranks)
+    network = build_network(config)
+    objective = Classification(network, SoftTargetCrossEntropy())
+    train_step = build.build_train_step(config, network, objective, np.full(STEPS, 1e-4), ranks)
+    train_step = cached_step(train_step, config, STEPS, ranks.size)
     image, target, key = (Tensor(array) for array in random_batch(options["batch_size"]))
     first = timed(lambda: train_step(image, target, key)[0].asnumpy())
     later = timed(lambda: train_step(image, target, key)[0].asnumpy())
