@@ -14,6 +14,7 @@ from src.tools.cell import set_amp_level
 from src.tools.criterion import SoftTargetCrossEntropy
 from src.vit import VisionTransformer
 from tests.golden.network_recipe import CASES, batch, weight
+from tests.networks import small_network
 
 LOSS_SCALE = 128.0  # keeps float16 gradients clear of the subnormal range
 
@@ -27,7 +28,7 @@ def graph_mode():
 
 def run(level: str) -> tuple[VisionTransformer, Tensor, list[Tensor]]:
     """A network at `level`, its logits and its gradients multiplied by `LOSS_SCALE`."""
-    network = VisionTransformer(**CASES["base"])
+    network = small_network(**CASES["base"])
     for name, parameter in network.parameters_and_names():
         parameter.set_data(Tensor(weight(name, parameter.shape)))
     set_amp_level(network, level)
@@ -76,7 +77,7 @@ def test_each_level_stays_close_to_the_authors_float32(level, logit_tolerance, g
 
 def types_inside(level: str) -> dict[str, object]:
     """The types of what flows out of the parts of the first block."""
-    network = VisionTransformer(**CASES["base"])
+    network = small_network(**CASES["base"])
     set_amp_level(network, level)
     ms.set_context(mode=ms.PYNATIVE_MODE)
     block = network.blocks[0]
@@ -106,11 +107,11 @@ def test_levels_differ_in_what_flows_inside_a_branch_alone(level):
 
 def test_an_unknown_level_is_refused_with_the_known_ones():
     with pytest.raises(UserError, match="amp_level 'O4' is unknown: choose one of O0, O1, O2, O3"):
-        set_amp_level(VisionTransformer(**CASES["large"]), "O4")
+        set_amp_level(small_network(**CASES["large"]), "O4")
 
 
 def test_a_compiled_network_is_not_changed_silently():
-    network = VisionTransformer(**CASES["large"])
+    network = small_network(**CASES["large"])
     network(Tensor(batch("large")[0]))
     with pytest.raises(RuntimeError, match="set_amp_level must be called before the network first runs"):
         set_amp_level(network, "O1")

@@ -10,11 +10,11 @@ import pytest
 from PIL import Image
 
 from src.errors import UserError
-from src.model.model_info import ModelInfo
 from src.prediction.loaded_network import Network
 from src.prediction.predictor import Prediction, Predictor, Unreadable
+from tests.networks import model_info
 
-INFO = ModelInfo("beit_micro_patch8_32", 32, 3, mean=(0.5, 0.25, 0.0), std=(0.5, 0.25, 1.0), crop_pct=0.5)
+INFO = model_info("beit_micro_patch8_32", 32, 3, mean=(0.5, 0.25, 0.0), std=(0.5, 0.25, 1.0), crop_pct=0.5)
 
 
 class MeanOfChannels:

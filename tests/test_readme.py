@@ -17,8 +17,8 @@ import pytest
 import convert
 from scripts import write_options
 from src.config import SCRIPTS, parse_args
-from src.vit import create_model
 from src.weights.foreign_writer import write_foreign
+from tests.networks import variant_network
 from tests.tiny_project import ARCH, ROOT, TIMEOUT_SECONDS, write_images
 
 README = ROOT / "README.md"
@@ -142,7 +142,7 @@ def test_the_rehearsal_runs_and_prints_what_the_readme_shows(tmp_path):
 def test_fine_tuning_from_an_authors_file_runs_as_printed(tmp_path):
     """Runs the whole block on the CPU with a small network, from a file whose head has another number of classes."""
     (block,) = (block for block in bash_blocks(README) if block.startswith("cp src/configs/small_data_base_224.yaml"))
-    weights = {p.name: p.asnumpy() for p in create_model(ARCH, num_classes=7).get_parameters()}
+    weights = {p.name: p.asnumpy() for p in variant_network(ARCH, num_classes=7).get_parameters()}
     write_foreign(tmp_path / f"{ARCH}_pt22k_ft22k.pth", weights, "unilm")
     copy, *rest = block.splitlines()
     changes = {

@@ -11,7 +11,13 @@ from src.data.augment.mixup import Mixup
 from src.data.imagenet import EvalLoader, ImageFolder, TrainLoader, check_same_classes, read_image_folder
 from src.data.transforms import eval_transform, train_transform
 from src.errors import UserError
-from src.model.model_info import IMAGENET_DEFAULT_MEAN_STD, IMAGENET_INCEPTION_MEAN_STD, ModelInfo
+from src.model.model_config import ModelConfig
+from src.model.model_info import (
+    IMAGENET_DEFAULT_MEAN_STD,
+    IMAGENET_INCEPTION_MEAN_STD,
+    MODEL_FIELDS,
+    ModelInfo,
+)
 
 AnyConfig = TypeVar("AnyConfig", bound=Config)
 
@@ -91,7 +97,7 @@ def build_eval_loader(
 ) -> EvalLoader:
     """This rank's share of the images, prepared as the network of `info` expects them."""
     transform = eval_transform(
-        image_size=info.image_size,
+        image_size=info.model.image_size,
         crop_pct=info.crop_pct,
         mean=info.mean,
         std=info.std,
@@ -100,21 +106,17 @@ def build_eval_loader(
     return EvalLoader(folder, transform, config.batch_size, config.num_parallel_workers, rank=rank, ranks=ranks)
 
 
-def describe_model(config: Config, class_names: tuple[str, ...]) -> ModelInfo:
-    """What the checkpoints of this run say of their network."""
-    mean, std = mean_and_std(config)
-    return ModelInfo(
-        arch=config.arch,
-        image_size=config.image_size,
-        num_classes=config.num_classes,
-        class_names=class_names,
-        mean=mean,
-        std=std,
-        crop_pct=config.crop_pct,
+def model_config(config: Config) -> ModelConfig:
+    """Return the network that the options describe."""
+    same = {name: getattr(config, name) for name in MODEL_FIELDS if hasattr(config, name)}
+    return ModelConfig(
+        **same,
         approximate_gelu=not config.disable_approximate_gelu,
-        rel_pos_bias=config.rel_pos_bias,
-        shared_rel_pos_bias=config.shared_rel_pos_bias,
-        abs_pos_emb=config.abs_pos_emb,
         layer_scale=config.layer_scale_init_value > 0,
-        mean_pooling=config.mean_pooling,
     )
+
+
+def describe_model(config: Config, class_names: tuple[str, ...]) -> ModelInfo:
+    """Return the information that the checkpoints of this run store."""
+    mean, std = mean_and_std(config)
+    return ModelInfo(model_config(config), class_names, mean, std, config.crop_pct)

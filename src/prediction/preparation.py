@@ -25,13 +25,13 @@ class Preparation:
 def preparation_of(info: ModelInfo, takes_pixels: bool) -> Preparation:
     """Resize and crop as `info` says, and normalize unless the network `takes_pixels` (see `Network`)."""
     transform = eval_transform(
-        image_size=info.image_size,
+        image_size=info.model.image_size,
         crop_pct=info.crop_pct,
         mean=info.mean,
         std=info.std,
         interpolation=info.interpolation,
     )
-    size = info.image_size
+    size = info.model.image_size
     if not takes_pixels:
         return Preparation(transform, (3, size, size), np.dtype(np.float32))
 
