@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import shlex
@@ -16,14 +17,20 @@ import pytest
 
 import convert
 from scripts import write_options
-from src.config import SCRIPTS, parse_args
+from src.config import SCRIPTS, parse_args, read_config
 from src.weights.foreign_writer import write_foreign
 from tests.networks import variant_network
 from tests.tiny_project import ARCH, ROOT, TIMEOUT_SECONDS, write_images
 
 README = ROOT / "README.md"
 DOCS = ROOT / "docs"
-PAGES = [README, *sorted(DOCS.glob("*.md")), ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("benchmarks/**/*.md"))]
+PAGES = [
+    README,
+    *sorted(DOCS.glob("*.md")),
+    ROOT / "CONTRIBUTING.md",
+    *sorted(ROOT.glob("benchmarks/**/*.md")),
+    *sorted(ROOT.glob("tests/*/*.md")),
+]
 MAX_README_LINES = 300  # the README introduces and shows; reference material belongs in docs/
 
 
@@ -213,3 +220,25 @@ def test_the_config_tables_name_the_shipped_configs():
     table = (DOCS / "weights.md").read_text().split("\n## Formats")[0]
     for name in re.findall(r"\| `(\w+)`[^|]*\|$", table, re.MULTILINE):
         assert name in shipped
+
+
+def table_row(page: Path, name: str) -> list[str]:
+    (line,) = re.findall(rf"^\| `{re.escape(name)}` \| (.*) \|$", page.read_text(), re.MULTILINE)
+    return line.split(" | ")
+
+
+def number_of_images(cell: str, devices: int) -> int:
+    """The product in a cell such as `8 x 64 x 2`."""
+    return math.prod(int(factor) for factor in cell.replace("devices", str(devices)).split(" x "))
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "src" / "configs").glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_config_tables_show_the_values_of_the_files(path):
+    config = read_config(path)
+    layer_decay = "none" if config.layer_decay == 1 else f"{config.layer_decay:g}"
+    _, images, epochs, base_lr, decay, drop_path = table_row(DOCS / "training.md", path.name)
+    assert number_of_images(images, 8) % (config.batch_size * config.accumulation_steps) == 0
+    assert str(config.batch_size) in images.split(" x ")
+    assert (int(epochs), float(base_lr)) == (config.epochs, config.base_lr)
+    assert (decay, float(drop_path)) == (layer_decay, config.drop_path)
+    assert table_row(README, path.stem)[1:3] == [images, epochs]
