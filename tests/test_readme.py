@@ -25,11 +25,9 @@ from tests.tiny_project import ARCH, ROOT, TIMEOUT_SECONDS, write_images
 README = ROOT / "README.md"
 DOCS = ROOT / "docs"
 PAGES = [
-    README,
-    *sorted(DOCS.glob("*.md")),
-    ROOT / "CONTRIBUTING.md",
-    *sorted(ROOT.glob("benchmarks/**/*.md")),
-    *sorted(ROOT.glob("tests/*/*.md")),
+    page
+    for pattern in ("*.md", "docs/*.md", "benchmarks/**/*.md", "tests/*/*.md")
+    for page in sorted(ROOT.glob(pattern))
 ]
 MAX_README_LINES = 300  # the README introduces and shows; reference material belongs in docs/
 
