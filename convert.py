@@ -29,7 +29,7 @@ def main(argv: Sequence[str]) -> None:
     if options.to is None:
         checkpoint = state(checkpoint, stated(options, model.num_classes))
         save_checkpoint(options.output, checkpoint)
-        for name in sorted(checkpoint.guessed - {"class_names", "interpolation"}):
+        for name in sorted(checkpoint.guessed - {"class_names", "interpolation", "crop_mode"}):
             print(f"assumed  {name}: {getattr(checkpoint.info, name)} (the file does not say)")
     else:
         left_out = write_foreign(options.output, checkpoint.weights, options.to)

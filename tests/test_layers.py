@@ -514,8 +514,8 @@ def test_attention_without_a_bias_table_has_no_such_parameter(layers, rng):
 
 
 def test_heads_must_divide_the_width():
+    config = BlockConfig(dim=10, num_heads=3, hidden_dim=40, grid=2)
     with pytest.raises(ValueError, match="embed_dim 10 is not a multiple of num_heads 3"):
-        config = BlockConfig(dim=10, num_heads=3, hidden_dim=40, grid=2)
         attention.Attention(config, Tensor(np.zeros(25, np.int32)), 0)
 
 

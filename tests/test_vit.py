@@ -11,10 +11,13 @@ import pytest
 from mindspore import Tensor
 
 from src.errors import UserError
+from src.layers.cpu import CPU
+from src.layers.layers import STOCK, Layers
+from src.model.model_config import ModelConfig
 from src.tools.criterion import SoftTargetCrossEntropy
-from src.vit import VisionTransformer
+from src.vit import VisionTransformer, create_model
 from tests.golden.network_recipe import CASES, batch, weight
-from tests.networks import small_network, variant_network
+from tests.networks import IMPLEMENTATIONS, small_network, variant_network
 
 GOLDEN = Path(__file__).parent / "golden"
 TINY = {"image_size": 16, "patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2, "num_classes": 4}
@@ -39,8 +42,13 @@ def graph_mode():
     ms.set_context(mode=ms.PYNATIVE_MODE)
 
 
-def with_recipe_weights(case: str) -> VisionTransformer:
-    network = small_network(**CASES[case])
+@pytest.fixture(params=IMPLEMENTATIONS)
+def layers(request):
+    return IMPLEMENTATIONS[request.param]
+
+
+def with_recipe_weights(case: str, layers: Layers) -> VisionTransformer:
+    network = small_network(**CASES[case], layers=layers)
     for name, parameter in network.parameters_and_names():
         parameter.set_data(Tensor(weight(name, parameter.shape)))
     return network
@@ -56,9 +64,9 @@ def loss_and_gradients(network: VisionTransformer, *inputs: Tensor) -> tuple[Ten
     return ms.value_and_grad(forward, None, network.trainable_params())(*inputs)
 
 
-def assert_agrees(case: str, golden) -> None:
+def assert_agrees(case: str, layers: Layers, golden) -> None:
     """Tolerances: 1e-5 of the largest logit, 1e-4 of each parameter's largest gradient (float32, two libraries)."""
-    network = with_recipe_weights(case)
+    network = with_recipe_weights(case, layers)
     images, targets = (Tensor(array) for array in batch(case))
     logits = network(images).asnumpy()
     for reference in ("logits", "timm_logits"):
@@ -76,13 +84,13 @@ def assert_agrees(case: str, golden) -> None:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_logits_and_gradients_are_the_authors(case, golden):
-    assert_agrees(case, golden)
+def test_logits_and_gradients_are_the_authors(case, layers, golden):
+    assert_agrees(case, layers, golden)
 
 
 @pytest.mark.parametrize("case", ["base", "shared_bias"])
-def test_logits_and_gradients_are_the_authors_in_graph_mode(case, golden, graph_mode):
-    assert_agrees(case, golden)
+def test_logits_and_gradients_are_the_authors_in_graph_mode(case, layers, golden, graph_mode):
+    assert_agrees(case, layers, golden)
 
 
 # Sizes
@@ -105,7 +113,7 @@ def test_image_size_and_num_classes_override_the_variant():
 
 def test_an_unknown_arch_or_a_size_that_the_patch_does_not_divide_is_the_users_mistake():
     with pytest.raises(UserError, match="arch 'beit_huge' is unknown: choose one of beit_base_patch16_224"):
-        variant_network("beit_huge")
+        create_model(ModelConfig("beit_huge", 224, 1000))
     with pytest.raises(UserError, match="image_size 230 is not a multiple of the patch size 16: use 224"):
         variant_network("beit_tiny_patch16_224", image_size=230)
 
@@ -224,6 +232,21 @@ def test_every_random_layer_has_a_stream_of_its_own():
     assert len(set(streams)) == len(streams)
 
 
+def test_a_network_on_a_cpu_is_built_of_the_cpus_layers():
+    network = variant_network("beit_micro_patch8_32", num_classes=3)
+    assert type(network.blocks[0]) is CPU.block
+    assert type(network.patch_embed) is CPU.patch_embed
+
+
+@pytest.mark.parametrize("device", ["GPU", "Ascend"])
+def test_a_network_on_another_device_is_built_of_the_stock_layers(device, monkeypatch):
+    monkeypatch.setattr("src.vit.ms.get_context", {"device_target": device}.__getitem__)
+    network = variant_network("beit_micro_patch8_32", num_classes=3)
+    modules = {type(cell).__module__ for _, cell in network.cells_and_names()}
+    assert "src.layers.cpu" not in modules
+    assert type(network.blocks[0]) is STOCK.block
+
+
 def recipe_network(**options) -> VisionTransformer:
     network = small_network(**TINY, **options)
     for name, parameter in network.parameters_and_names():
@@ -231,8 +254,8 @@ def recipe_network(**options) -> VisionTransformer:
     return network
 
 
-def test_a_samples_logits_in_training_follow_its_key_and_not_its_place(each_mode):
-    network = recipe_network(drop=0.2, drop_path=0.5).set_train()
+def test_a_samples_logits_in_training_follow_its_key_and_not_its_place(each_mode, layers):
+    network = recipe_network(layers=layers, drop=0.2, drop_path=0.5).set_train()
     rng = np.random.default_rng(0)
     image = rng.standard_normal((6, 3, 16, 16)).astype(np.float32)
     key = rng.integers(-(2**31), 2**31, 6).astype(np.int32)

@@ -107,7 +107,7 @@ def test_what_the_authors_script_was_told_is_read_from_their_file(monkeypatch):
     checkpoint = load(monkeypatch, "beitv2_training.pth")
     assert (checkpoint.info.mean, checkpoint.info.std) == IMAGENET_DEFAULT_MEAN_STD
     assert checkpoint.info.crop_pct == 0.875
-    assert checkpoint.guessed == {"approximate_gelu", "class_names", "interpolation"}
+    assert checkpoint.guessed == {"approximate_gelu", "class_names", "interpolation", "crop_mode"}
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,7 @@ def test_configuration_beside_a_file_of_timm_is_read(monkeypatch, tmp_path):
     checkpoint = load(monkeypatch, path)
     assert (checkpoint.info.mean, checkpoint.info.std) == ((0.1, 0.2, 0.3), (1.0, 1.0, 1.0))
     assert (checkpoint.info.crop_pct, checkpoint.info.class_names) == (0.95, tuple(names))
-    assert checkpoint.guessed == {"approximate_gelu", "interpolation"}
+    assert checkpoint.guessed == {"approximate_gelu", "interpolation", "crop_mode"}
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(UserError, match=r"config\.json cannot be read .*: mend it or move the weights"):
         load(monkeypatch, path)
@@ -175,7 +175,7 @@ def test_configuration_beside_a_file_of_transformers_is_read(monkeypatch, tmp_pa
     (tmp_path / "preprocessor_config.json").write_text(json.dumps({"image_mean": [0.5] * 3, "image_std": [0.25] * 3}))
     checkpoint = load(monkeypatch, path)
     assert (checkpoint.info.std, checkpoint.info.class_names[9]) == ((0.25, 0.25, 0.25), "class 9")
-    assert checkpoint.guessed == {"crop_pct", "interpolation"}
+    assert checkpoint.guessed == {"crop_pct", "crop_mode"}
     labels = {str(label): f"LABEL_{label}" for label in range(10)}
     config = {"model_type": "beit", "hidden_act": "gelu_new", "id2label": labels}
     (tmp_path / "config.json").write_text(json.dumps(config))

@@ -17,7 +17,20 @@ from src.errors import UserError
 # The names under which timm and transformers publish weights; beside any other name a config.json may be anybody's.
 HUB_FILE_NAMES = ("model.safetensors", "pytorch_model.bin")
 
-HF_LAYER_NORM_EPS = 1e-12  # default of transformers' BeitConfig
+# Defaults of transformers 5: `BeitConfig` and `BeitImageProcessor`.
+HF_LAYER_NORM_EPS = 1e-12
+HF_PROCESSOR_DEFAULTS: dict[str, Any] = {
+    "do_resize": True,
+    "size": {"height": 224, "width": 224},
+    "resample": 3,
+    "do_center_crop": False,
+    "crop_size": {"height": 224, "width": 224},
+    "do_rescale": True,
+    "rescale_factor": 1 / 255,
+    "do_normalize": True,
+    "image_mean": [0.5, 0.5, 0.5],
+    "image_std": [0.5, 0.5, 0.5],
+}
 FILTER_NAMES = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}  # by Pillow's number
 CROP_MODES = ("center", "squash")
 
@@ -66,26 +79,31 @@ def _timm_fields(config: dict[str, Any]) -> dict[str, Any]:
 def _processor_fields(config: dict[str, Any], image_size: int) -> tuple[dict[str, Any], list[str]]:
     """Read transformers' `preprocessor_config.json`: the fields, and `NAME VALUE` of each setting without a field.
 
-    transformers resizes both sides to `size`, then crops the center of `crop_size` pixels.
+    transformers resizes both sides to `size`, then crops the center of `crop_size` pixels. An empty `config` gives
+    nothing; a missing setting has the default of transformers 5's `BeitImageProcessor`.
     """
-    fields, ignored = _image_numbers(config.get("image_mean"), config.get("image_std")), []
-    for name, usual in {"do_resize": True, "do_rescale": True, "do_normalize": True}.items():
-        if config.get(name, usual) != usual:
-            ignored.append(f"{name} {config[name]}")
-    if "rescale_factor" in config and not _is_close(config["rescale_factor"], 1 / 255):
-        ignored.append(f"rescale_factor {config['rescale_factor']}")
-    if "resample" in config:
-        if config["resample"] in FILTER_NAMES:
-            fields["interpolation"] = FILTER_NAMES[config["resample"]]
-        else:
-            ignored.append(f"resample {config['resample']}")
-    if "size" in config:
-        size, mode = _side(config["size"])
-        crop = _side(config.get("crop_size", config["size"]))[0] if config.get("do_center_crop", False) else size
-        if size is None or crop != image_size or size < crop:
-            ignored.append(f"size {config['size']} with crop_size {config.get('crop_size')} for {image_size} pixels")
-        else:
-            fields |= {"crop_mode": mode, "crop_pct": _crop_pct(crop, size)}
+    if not config:
+        return {}, []
+    settings = HF_PROCESSOR_DEFAULTS | config
+    fields = _image_numbers(settings["image_mean"], settings["image_std"])
+    ignored = [f"{name} {settings[name]}" for name in ("do_resize", "do_rescale", "do_normalize") if not settings[name]]
+    if not _is_close(settings["rescale_factor"], 1 / 255):
+        ignored.append(f"rescale_factor {settings['rescale_factor']}")
+    if settings["resample"] in FILTER_NAMES:
+        fields["interpolation"] = FILTER_NAMES[settings["resample"]]
+    else:
+        ignored.append(f"resample {settings['resample']}")
+    size, mode = _side(settings["size"])
+    crop = _side(settings["crop_size"])[0] if settings["do_center_crop"] else size
+    # of an odd margin transformers cuts the smaller half first, timm and torchvision the even one
+    same_center = size is not None and crop is not None and (size - crop) % 4 != 3
+    if size is not None and crop == image_size and size >= crop and same_center:
+        fields |= {"crop_mode": mode, "crop_pct": _crop_pct(crop, size)}
+    else:
+        wanted = f"size {settings['size']}"
+        if settings["do_center_crop"]:
+            wanted += f" with crop_size {settings['crop_size']}"
+        ignored.append(f"{wanted} (the network takes {image_size} pixels)")
     return fields, ignored
 
 

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 
 from src.errors import UserError
+from src.model.model_config import ModelConfig
 from src.model.model_info import IMAGENET_DEFAULT_MEAN_STD, INPUT_FIELDS, ModelInfo
 from src.weights.arrays import as_weights
 from src.weights.checkpoint import MODEL_INFO, Checkpoint, assemble, read_entries, read_start
 from src.weights.ckpt_file import looks_like_ckpt
-from src.weights.model_hub import stated_beside
+from src.weights.model_hub import HF_LAYER_NORM_EPS, stated_beside
 from src.weights.names import INDEX_BUFFER, recognize, to_authors
 from src.weights.safetensors_file import looks_like_safetensors
 from src.weights.sizes import find_arch, measure, model_config
@@ -104,7 +105,9 @@ def _foreign(
     sizes = measure(weights, path)
     model = model_config(sizes, find_arch(sizes, arch, path))
     stated = {**stated_beside(path, model.image_size), **stated}
-    info = ModelInfo.from_dict(asdict(model) | _guess(path, model.image_size) | stated)
+    if source != "hf":
+        stated["layer_norm_eps"] = ModelConfig.layer_norm_eps  # the same in all networks of the authors and timm
+    info = ModelInfo.from_dict(asdict(model) | _guess(path, source, model.image_size) | stated)
     if info.class_names and len(info.class_names) != sizes.num_classes:
         raise UserError(
             f"{path}: config.json beside it names {len(info.class_names)} classes, the head has {sizes.num_classes}: "
@@ -113,9 +116,9 @@ def _foreign(
     return Checkpoint(weights, info, format=source, guessed=frozenset(UNSEEN) - frozenset(stated))
 
 
-def _guess(path: Path, image_size: int) -> dict[str, Any]:
-    """Guess the preparation of images that the file does not store."""
-    guess: dict[str, Any] = {}
+def _guess(path: Path, source: str, image_size: int) -> dict[str, Any]:
+    """Guess the fields that the file does not store."""
+    guess: dict[str, Any] = {"layer_norm_eps": HF_LAYER_NORM_EPS} if source == "hf" else {}
     if image_size >= 384:
         guess["crop_pct"] = CROP_PCT_FROM_384
     if any(word in path.name for word in ("beitv2", "pt1k")):
