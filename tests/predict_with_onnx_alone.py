@@ -15,8 +15,8 @@ for path in sys.argv[2:]:
     shorter = int(size / float(about["crop_pct"]))
     sides = (1, 1) if about["crop_mode"] == "squash" else image.size
     width, height = (int(shorter * side / min(sides)) for side in sides)
-    method = Image.Resampling[about["interpolation"].upper()]
-    image = image.resize((width, image.height), method).resize((width, height), method)
+    resample = Image.Resampling[about["interpolation"].upper()]
+    image = image.resize((width, image.height), resample).resize((width, height), resample)
     left, top = round((width - size) / 2), round((height - size) / 2)
     pixels = np.float32(image.crop((left, top, left + size, top + size))) / 255
     batch = ((pixels - mean) / std).transpose(2, 0, 1)[None]
