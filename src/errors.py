@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import unicodedata
 from collections.abc import Callable
+
+logger = logging.getLogger("beit")
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
@@ -18,7 +21,7 @@ class RunError(Exception):
 
 
 def exit_code(main: Callable[[], int | None]) -> int:
-    """Run a script's `main` and give its exit code: what it returns, or 2, 1 or 130 with one line on standard error."""
+    """Run a script's `main` and return its result, or 2, 1 or 130 with one line on standard error and in the log."""
     try:
         return main() or 0
     except UserError as error:
@@ -27,7 +30,10 @@ def exit_code(main: Callable[[], int | None]) -> int:
         code, text = 1, f"error: {error}"
     except KeyboardInterrupt:
         code, text = INTERRUPTED, "interrupted"
-    print(without_control_characters(text), file=sys.stderr)
+    text = without_control_characters(text)
+    print(text, file=sys.stderr)
+    if logger.hasHandlers():  # else Python would print the line a second time
+        logger.error(text)
     return code
 
 
