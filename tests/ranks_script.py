@@ -14,6 +14,7 @@ import numpy as np
 from mindspore import Tensor, nn
 
 from src.runtime.distributed import StopVote, first_difference, join, launched_ranks, total_over_ranks, wait_for_all
+from src.runtime.rank import run_script
 from src.tools.criterion import SoftTargetCrossEntropy
 from src.tools.optimizer import create_optimizer, parameter_groups
 from src.tools.same_weights import weights_checksum
@@ -83,4 +84,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)
