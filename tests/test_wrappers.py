@@ -51,7 +51,9 @@ def test_distributed_training_takes_a_shipped_config_by_its_name(trained):
     """The quickstart's config has device_num 1, so the wrapper needs no --num_devices."""
     folder, _ = trained
     write_images(folder / "digits", train=6)
-    roots = [word for name in ("ckpt", "best_ckpt", "logs", "summary") for word in (f"--{name}_root_dir", f"own/{name}")]
+    roots = [
+        word for name in ("ckpt", "best_ckpt", "logs", "summary") for word in (f"--{name}_root_dir", f"own/{name}")
+    ]
     options = ["--data_url", "digits", "--num_classes", 3, "--batch_size", 8, *roots]
     done = wrapper("run_distribute_train.sh", "quickstart_digits", *CPU, "--dry_run", *options, cwd=folder)
     assert "a step" in done.stdout
