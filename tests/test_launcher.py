@@ -16,6 +16,7 @@ import pytest
 
 from src.errors import UserError
 from src.runtime.hosts import Host, choose_devices, meeting_host, read_hostfile, reserved_port
+from src.runtime.rank import RELEASE_SECONDS
 from tests.tiny_project import ROOT
 
 TWO_HOSTS = (Host("gpu1", 4), Host("gpu2", 2))
@@ -264,6 +265,7 @@ def test_no_rank_leaves_before_all_are_done(tmp_path):
     done = [float(line.split()[-1]) for line in out]
     gone = [float((tmp_path / f"gone{rank}").read_text()) for rank in range(2)]
     assert min(gone) > max(done)
+    assert max(gone) < max(done) + RELEASE_SECONDS  # the launcher has released them
 
 
 @pytest.mark.parametrize(

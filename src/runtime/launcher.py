@@ -167,8 +167,7 @@ class _Run:
         """Ask the ranks to stop after their step; at the second signal, end them at once."""
         self._killed = self._stop_signal is not None
         self._stop_signal = number
-        with contextlib.suppress(ProcessLookupError):
-            self._mpirun.send_signal(signal.SIGTERM if self._killed else STOP)
+        self._mpirun.send_signal(signal.SIGTERM if self._killed else STOP)
 
     def _pass_on(self, lines: IO[str], target: IO[str]) -> None:
         for line in lines:

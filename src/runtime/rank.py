@@ -1,11 +1,12 @@
 """One rank as a process: its parent, which reports how it ended, and its own last steps.
 
 mpirun starts this file once per rank, and this file starts the rank's command. A process that a signal kills cannot
-report that itself; its parent can. Imports only the standard library, so the parent costs 40 ms and 10 MB.
+report that itself; its parent can. The parent takes 0.1 s of CPU time and 13 MB: it imports no other module of src.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import logging
 import os
@@ -56,7 +57,8 @@ def run_script(main: Callable[[], int | None]) -> NoReturn:
         _report(DONE)
         released.wait(RELEASE_SECONDS)
     for stream in (sys.stdout, sys.stderr):
-        stream.flush()
+        with contextlib.suppress(OSError):
+            stream.flush()
     os._exit(code)
 
 
