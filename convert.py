@@ -21,13 +21,15 @@ from src.weights.pretrained import load_pretrained
 def main(argv: Sequence[str]) -> None:
     options = parse_args(argv)
     checkpoint = load_pretrained(options.input, arch=options.arch, ema=options.ema)
-    info = checkpoint.info
-    classes = f"{info.num_classes} classes" if info.num_classes else "no classification head (pre-training)"
-    print(f"read     {options.input}: {checkpoint.format}, {info.arch}, images of {info.image_size} pixels, {classes}")
+    model = checkpoint.info.model
+    classes = f"{model.num_classes} classes" if model.num_classes else "no classification head (pre-training)"
+    print(
+        f"read     {options.input}: {checkpoint.format}, {model.arch}, images of {model.image_size} pixels, {classes}"
+    )
     if options.to is None:
-        checkpoint = state(checkpoint, stated(options, info.num_classes))
+        checkpoint = state(checkpoint, stated(options, model.num_classes))
         save_checkpoint(options.output, checkpoint)
-        for name in sorted(checkpoint.guessed - {"class_names", "interpolation"}):
+        for name in sorted(checkpoint.guessed - {"class_names", "interpolation", "crop_mode"}):
             print(f"assumed  {name}: {getattr(checkpoint.info, name)} (the file does not say)")
     else:
         left_out = write_foreign(options.output, checkpoint.weights, options.to)

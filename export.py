@@ -38,7 +38,7 @@ def main() -> None:
     def run(images: np.ndarray) -> np.ndarray:
         return network(Tensor(images)).asnumpy()
 
-    target = Path(f"{info.arch}.{config.file_format.lower()}")
+    target = Path(f"{info.model.arch}.{config.file_format.lower()}")
     options = OnnxOptions(config.onnx_precision, config.with_preprocess, calibration)
     with appears_whole(target) as path:
         exported = write_model(config.file_format, network, info, checkpoint.weights, path, options)

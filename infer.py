@@ -60,11 +60,12 @@ def predict(config: InferConfig, images: StoredPaths, journal: Journal) -> None:
         device_id=config.device_id,
     )
     info = predictor.info
+    num_classes = info.model.num_classes
     if config.attention is not None:
         predictor.require_attention()
-    if config.topk is not None and config.topk > info.num_classes:
-        raise UserError(f"--topk is {config.topk} and {config.checkpoint} has {info.num_classes} classes: give fewer")
-    names = read_class_names(Path(config.class_names), info.num_classes) if config.class_names else info.class_names
+    if config.topk is not None and config.topk > num_classes:
+        raise UserError(f"--topk is {config.topk} and {config.checkpoint} has {num_classes} classes: give fewer")
+    names = read_class_names(Path(config.class_names), num_classes) if config.class_names else info.class_names
     details = wanted_details(Path(config.output), config.topk, config.probabilities, names, bool(config.class_names))
     with Progress(len(images), len(journal), quiet=config.quiet) as progress:
         predict_files(predictor, images, journal, progress, details, top=config.topk or 1)

@@ -1,4 +1,4 @@
-"""The BEiT network for image classification (Bao et al. 2022), as its authors and timm have it."""
+"""The BEiT network for image classification (Bao et al. 2022), as its authors and timm build it."""
 
 from __future__ import annotations
 
@@ -9,14 +9,19 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
+from src.errors import UserError
+from src.layers.block_config import BlockConfig
+from src.layers.cpu import CPU
 from src.layers.custom_identity import Identity
 from src.layers.drop_path_timm import make_dropout
 from src.layers.layer_norm import LayerNorm
-from src.layers.linear import Linear
-from src.layers.patch_embed import PatchEmbed
+from src.layers.layers import STOCK, Layers
+from src.layers.patch_embed import PatchSizes
+from src.layers.precision import AMP_LEVELS, Precision
 from src.layers.relative_position_bias import RelativePositionBias, relative_position_index
-from src.layers.transformer_block import STREAMS_PER_BLOCK, Block
-from src.model.variants import get_variant, patch_grid
+from src.layers.transformer_block import STREAMS_PER_BLOCK
+from src.model.model_config import ModelConfig, TrainingOptions
+from src.model.variants import Variant, get_variant, patch_grid
 
 IN_CHANS = 3
 
@@ -25,19 +30,11 @@ class VisionTransformer(nn.Cell):
     """BEiT; parameter names and numbers are those of the authors' `modeling_finetune.VisionTransformer`.
 
     Args:
-        image_size, patch_size: pixels along a side; the first is a multiple of the second.
-        embed_dim, depth, num_heads, mlp_ratio: the sizes of the transformer.
-        num_classes: how many logits.
-        drop: dropout after the embeddings and at the end of both branches of a block.
-        drop_path: stochastic depth of the last block; it grows linearly from 0 in the first.
-        layer_scale_init_value: first value of `gamma_1` and `gamma_2`; 0 leaves them out.
-        rel_pos_bias: a relative position bias table in every block.
-        shared_rel_pos_bias: one table for all blocks, added to theirs.
-        abs_pos_emb: a learned absolute position embedding.
-        mean_pooling: classify the mean of the patch tokens (`fc_norm`); otherwise the class token (`norm`).
-        approximate_gelu: the tanh form of GELU.
-        init_scale: factor on the initial head.
-        seed: decides the initial weights, alone: a parameter's values follow from it, the name and the shape.
+        variant: the sizes of the transformer; its image size gives way to that of `model`.
+        model: image size, classes, and the options that decide which parameters there are.
+        training: settings that matter only while the network is trained, the seed of its initial weights among them.
+        precision: number types of multiplications, activations and parameters.
+        layers: the implementation of the layers.
 
     Raises:
         ValueError: for sizes that do not divide or rates outside [0, 1).
@@ -45,64 +42,54 @@ class VisionTransformer(nn.Cell):
 
     def __init__(
         self,
-        *,
-        image_size: int,
-        patch_size: int,
-        embed_dim: int,
-        depth: int,
-        num_heads: int,
-        mlp_ratio: float = 4.0,
-        num_classes: int = 1000,
-        drop: float = 0.0,
-        drop_path: float = 0.0,
-        layer_scale_init_value: float = 0.1,
-        rel_pos_bias: bool = True,
-        shared_rel_pos_bias: bool = False,
-        abs_pos_emb: bool = False,
-        mean_pooling: bool = True,
-        approximate_gelu: bool = False,
-        init_scale: float = 0.001,
-        seed: int = 0,
+        variant: Variant,
+        model: ModelConfig,
+        training: TrainingOptions = TrainingOptions(),  # noqa: B008 (frozen)
+        precision: Precision = AMP_LEVELS["O0"],
+        layers: Layers = STOCK,
     ) -> None:
         super().__init__()
-        self.mean_pooling = mean_pooling
-        self.patch_embed = PatchEmbed(image_size, patch_size, IN_CHANS, embed_dim)
+        dim, heads, eps, dtype = variant.embed_dim, variant.num_heads, model.layer_norm_eps, precision.weight
+        self.layers = layers
+        self.mean_pooling = model.mean_pooling
+        sizes = PatchSizes(model.image_size, variant.patch_size, IN_CHANS, dim)
+        self.patch_embed = layers.patch_embed(sizes, precision)
         grid = self.patch_embed.grid
-        self.cls_token = Parameter(Tensor(np.zeros((1, 1, embed_dim), np.float32)))
+        self.cls_token = Parameter(Tensor(np.zeros((1, 1, dim)), dtype))
         self.pos_embed = None
-        if abs_pos_emb:
-            self.pos_embed = Parameter(Tensor(np.zeros((1, grid * grid + 1, embed_dim), np.float32)))
-        self.pos_drop = make_dropout(drop, stream=0)
+        if model.abs_pos_emb:
+            self.pos_embed = Parameter(Tensor(np.zeros((1, grid * grid + 1, dim)), dtype))
+        self.pos_drop = make_dropout(training.drop, stream=0)
         index = Tensor(relative_position_index(grid, grid).reshape(-1))
-        self.rel_pos_bias = RelativePositionBias(grid, num_heads, index) if shared_rel_pos_bias else None
+        self.rel_pos_bias = RelativePositionBias(grid, heads, index, dtype) if model.shared_rel_pos_bias else None
+        block = BlockConfig(
+            dim=dim,
+            num_heads=heads,
+            hidden_dim=int(dim * variant.mlp_ratio),
+            grid=grid,
+            rel_pos_bias=model.rel_pos_bias,
+            layer_scale_init_value=training.layer_scale_init_value if model.layer_scale else 0.0,
+            approximate_gelu=model.approximate_gelu,
+            layer_norm_eps=eps,
+            drop=training.drop,
+            precision=precision,
+        )
         self.blocks = nn.CellList(
             [
-                Block(
-                    embed_dim,
-                    num_heads,
-                    mlp_ratio,
-                    grid,
-                    index,
-                    rel_pos_bias,
-                    layer_scale_init_value,
-                    approximate_gelu,
-                    drop,
-                    rate,
-                    first_stream=1 + layer * STREAMS_PER_BLOCK,
-                )
-                for layer, rate in enumerate(drop_path_rates(drop_path, depth))
+                layers.block(block, index, rate, first_stream=1 + layer * STREAMS_PER_BLOCK)
+                for layer, rate in enumerate(drop_path_rates(training.drop_path, variant.depth))
             ]
         )
-        self.norm = Identity() if mean_pooling else LayerNorm(embed_dim)
-        self.fc_norm = LayerNorm(embed_dim) if mean_pooling else Identity()
-        self.head = Linear(embed_dim, num_classes)
-        initialize(self, init_scale, seed)
+        self.norm = Identity() if model.mean_pooling else LayerNorm(dim, eps, precision)
+        self.fc_norm = LayerNorm(dim, eps, precision) if model.mean_pooling else Identity()
+        self.head = layers.linear(dim, model.num_classes, precision)
+        initialize(self, training.init_scale, training.seed)
 
     def construct(self, image: Tensor, key: Tensor | None = None) -> Tensor:
         """`image` float32 [B, 3, S, S] -> logits float32 [B, num_classes].
 
-        `key` int32 [B], one random number per sample, is needed in training with `drop` or `drop_path` above 0 and
-        unused otherwise. An image of another shape raises `ValueError`, in graph mode when the graph is compiled.
+        `key` int32 [B], one random number per sample, is needed in training with `drop` or `drop_path` above 0.
+        Raises `ValueError` for an image of another shape; in graph mode this happens at compile time.
         """
         x = self.embed(image, key)
         shared_bias = None
@@ -124,83 +111,63 @@ class VisionTransformer(nn.Cell):
     def classify(self, x: Tensor) -> Tensor:
         """Tokens of the last block [B, N, embed_dim] -> logits float32 [B, num_classes]."""
         x = self.norm(x)
-        cls_token, patches = ops.split(x, (1, x.shape[1] - 1), 1)  # split: see Attention.queries_keys_values
+        cls_token, patches = ops.split(x, (1, x.shape[1] - 1), 1)
         pooled = ops.mean(patches, 1) if self.mean_pooling else ops.squeeze(cls_token, 1)
         return ops.cast(self.head(self.fc_norm(pooled)), ms.float32)
 
 
 def create_model(
-    arch: str,
-    *,
-    image_size: int | None = None,
-    num_classes: int = 1000,
-    drop: float = 0.0,
-    drop_path: float = 0.0,
-    layer_scale_init_value: float = 0.1,
-    rel_pos_bias: bool = True,
-    shared_rel_pos_bias: bool = False,
-    abs_pos_emb: bool = False,
-    mean_pooling: bool = True,
-    approximate_gelu: bool = False,
-    init_scale: float = 0.001,
-    seed: int = 0,
+    model: ModelConfig,
+    training: TrainingOptions = TrainingOptions(),  # noqa: B008 (frozen)
+    amp_level: str = "O0",
+    layers: Layers | None = None,
 ) -> VisionTransformer:
-    """The network named `arch`, at the variant's own image size unless `image_size` is given.
+    """Build the network of `model` with its initial weights.
 
-    Raises `UserError` for an unknown name and for an image size that the patch does not divide. The other arguments
-    are `VisionTransformer`'s.
+    Args:
+        model: names a row of `src.model.variants.VARIANTS`.
+        training: settings that matter only while the network is trained.
+        amp_level: a key of `AMP_LEVELS`.
+        layers: the implementation of the layers; by default `CPU` on a CPU and `STOCK` on every other device.
+
+    Raises `UserError` for an unknown architecture, an image size that the patch does not divide, and an unknown level.
     """
-    variant = get_variant(arch)
-    size = variant.image_size if image_size is None else image_size
-    patch_grid(variant, size)
-    return VisionTransformer(
-        image_size=size,
-        patch_size=variant.patch_size,
-        embed_dim=variant.embed_dim,
-        depth=variant.depth,
-        num_heads=variant.num_heads,
-        mlp_ratio=variant.mlp_ratio,
-        num_classes=num_classes,
-        drop=drop,
-        drop_path=drop_path,
-        layer_scale_init_value=layer_scale_init_value,
-        rel_pos_bias=rel_pos_bias,
-        shared_rel_pos_bias=shared_rel_pos_bias,
-        abs_pos_emb=abs_pos_emb,
-        mean_pooling=mean_pooling,
-        approximate_gelu=approximate_gelu,
-        init_scale=init_scale,
-        seed=seed,
-    )
+    variant = get_variant(model.arch)
+    patch_grid(variant, model.image_size)
+    if amp_level not in AMP_LEVELS:
+        raise UserError(f"amp_level '{amp_level}' is unknown: choose one of {', '.join(AMP_LEVELS)}")
+    if layers is None:
+        layers = CPU if ms.get_context("device_target") == "CPU" else STOCK
+    return VisionTransformer(variant, model, training, AMP_LEVELS[amp_level], layers)
 
 
 def drop_path_rates(drop_path: float, depth: int) -> list[float]:
-    """The rate of each block: 0 in the first, `drop_path` in the last, linear between (the stochastic depth rule)."""
+    """Return the rate of each block: 0 in the first, `drop_path` in the last, linear between."""
     return [float(rate) for rate in np.linspace(0.0, drop_path, depth)]
 
 
 def initialize(network: VisionTransformer, init_scale: float, seed: int) -> None:
-    """Give every parameter of a BEiT its first value, as the authors' code does.
+    """Initialize every parameter of a BEiT like the authors' code.
 
-    Matrices, class token and position embedding come from a normal distribution of standard deviation 0.02 (the
-    authors cut it at 100 standard deviations, where nothing is), the last matrix of each branch divided by
-    sqrt(2 * block number) and the head multiplied by `init_scale`. The patch projection keeps PyTorch's uniform
-    distribution for convolutions, since the authors' rule names only linear layers. Biases, bias tables, layer norms
-    and layer scale keep the constants that the cells set.
+    Matrices, class token and position embedding are normal with standard deviation 0.02 (the authors truncate at 100
+    standard deviations, which removes nothing). The last matrix of each branch is divided by sqrt(2 * block number),
+    and the head is multiplied by `init_scale`. The patch projection keeps PyTorch's uniform distribution for
+    convolutions, because the authors' rule covers only linear layers. Biases, bias tables, layer norms and layer scale
+    keep the constants that the cells set.
     """
     for name, parameter in network.parameters_and_names():
         rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
         value = initial_value(name, parameter.shape, network.patch_embed.proj.patch_features, init_scale, rng)
         if value is not None:
-            parameter.set_data(Tensor(value))
+            parameter.set_data(Tensor(value, parameter.dtype))
 
 
 def initial_value(
     name: str, shape: tuple[int, ...], patch_features: int, init_scale: float, rng: np.random.Generator
 ) -> np.ndarray | None:
-    """The random part of `initialize`: float32 of `shape` for the parameter `name`, `None` where it is a constant.
+    """Draw the first value of the parameter `name`, float32 of `shape`; `None` for a parameter that starts constant.
 
-    `patch_features` is how many numbers a patch has, the fan-in of the patch projection.
+    `patch_features` is the number of values in a patch, the fan-in of the patch projection.
     """
     if name.startswith("patch_embed.proj."):
         bound = 1.0 / math.sqrt(patch_features)

@@ -1,4 +1,4 @@
-"""Mixed precision: how close each level stays to float32, and what has which type."""
+"""Mixed precision: the distance of each level from float32, and the types inside the network."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ import pytest
 from mindspore import Tensor
 
 from src.errors import UserError
-from src.tools.cell import set_amp_level
+from src.layers.layers import Layers
+from src.model.model_config import ModelConfig
 from src.tools.criterion import SoftTargetCrossEntropy
-from src.vit import VisionTransformer
+from src.vit import VisionTransformer, create_model
 from tests.golden.network_recipe import CASES, batch, weight
+from tests.networks import IMPLEMENTATIONS, small_network
 
 LOSS_SCALE = 128.0  # keeps float16 gradients clear of the subnormal range
 
@@ -25,12 +27,16 @@ def graph_mode():
     ms.set_context(mode=ms.PYNATIVE_MODE)
 
 
-def run(level: str) -> tuple[VisionTransformer, Tensor, list[Tensor]]:
+@pytest.fixture(params=IMPLEMENTATIONS)
+def layers(request):
+    return IMPLEMENTATIONS[request.param]
+
+
+def run(level: str, layers: Layers) -> tuple[VisionTransformer, Tensor, list[Tensor]]:
     """A network at `level`, its logits and its gradients multiplied by `LOSS_SCALE`."""
-    network = VisionTransformer(**CASES["base"])
+    network = small_network(**CASES["base"], amp_level=level, layers=layers)
     for name, parameter in network.parameters_and_names():
-        parameter.set_data(Tensor(weight(name, parameter.shape)))
-    set_amp_level(network, level)
+        parameter.set_data(Tensor(weight(name, parameter.shape), parameter.dtype))
     criterion = SoftTargetCrossEntropy()
 
     def forward(image: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
@@ -59,8 +65,10 @@ def golden():
         ("O3", 5e-3, 1e-2, ms.float16),
     ],
 )
-def test_each_level_stays_close_to_the_authors_float32(level, logit_tolerance, gradient_tolerance, weight_type, golden):
-    network, logits, gradients = run(level)
+def test_each_level_stays_close_to_the_authors_float32(
+    level, logit_tolerance, gradient_tolerance, weight_type, layers, golden
+):
+    network, logits, gradients = run(level, layers)
     assert logits.dtype == ms.float32
     expected = golden["base/logits"]
     error = np.abs(logits.asnumpy() - expected).max() / np.abs(expected).max()
@@ -74,10 +82,9 @@ def test_each_level_stays_close_to_the_authors_float32(level, logit_tolerance, g
         assert difference <= gradient_tolerance * np.abs(expected).max(), parameter.name
 
 
-def types_inside(level: str) -> dict[str, object]:
+def types_inside(level: str, layers: Layers) -> dict[str, object]:
     """The types of what flows out of the parts of the first block."""
-    network = VisionTransformer(**CASES["base"])
-    set_amp_level(network, level)
+    network = small_network(**CASES["base"], amp_level=level, layers=layers)
     ms.set_context(mode=ms.PYNATIVE_MODE)
     block = network.blocks[0]
     x = network.embed(Tensor(batch("base")[0]), None)
@@ -95,8 +102,8 @@ def types_inside(level: str) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("level", ["O0", "O1", "O2", "O3"])
-def test_levels_differ_in_what_flows_inside_a_branch_alone(level):
-    types = types_inside(level)
+def test_levels_change_the_types_inside_a_branch_only(level, layers):
+    types = types_inside(level, layers)
     inside = ms.float16 if level in ("O2", "O3") else ms.float32
     for part in ("norm", "queries", "attention", "gelu"):
         assert types[part] == inside, part
@@ -105,12 +112,5 @@ def test_levels_differ_in_what_flows_inside_a_branch_alone(level):
 
 
 def test_an_unknown_level_is_refused_with_the_known_ones():
-    with pytest.raises(UserError, match="amp_level 'O4' is unknown: choose one of O0, O1, O2, O3"):
-        set_amp_level(VisionTransformer(**CASES["large"]), "O4")
-
-
-def test_a_compiled_network_is_not_changed_silently():
-    network = VisionTransformer(**CASES["large"])
-    network(Tensor(batch("large")[0]))
-    with pytest.raises(RuntimeError, match="set_amp_level must be called before the network first runs"):
-        set_amp_level(network, "O1")
+    with pytest.raises(UserError, match=r"amp_level 'O4' .*O0, O1, O2, O3"):
+        create_model(ModelConfig("beit_micro_patch8_32", 32, 3), amp_level="O4")

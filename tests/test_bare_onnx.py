@@ -12,9 +12,8 @@ import pytest
 from PIL import Image
 
 from src.export.onnx_export import OnnxOptions, export_onnx
-from src.model.model_info import ModelInfo
 from src.prediction.predictor import Predictor
-from src.vit import create_model
+from tests.networks import model_info, variant_network
 from tests.tiny_project import ARCH, ROOT
 
 SCRIPT = Path(__file__).parent / "predict_with_onnx_alone.py"
@@ -50,7 +49,7 @@ def run_bare(python: Path, *arguments: object, folder: Path) -> str:
 def images(tmp_path) -> list[Path]:
     rng = np.random.default_rng(0)
     paths = []
-    for number, (width, height) in enumerate([(60, 40), (33, 71), (32, 32), (200, 50)]):
+    for number, (width, height) in enumerate([(60, 40), (33, 71), (32, 32), (200, 50), (60, 240)]):
         coarse = Image.fromarray(rng.integers(0, 256, (5, 5, 3), dtype=np.uint8))
         paths.append(tmp_path / f"{number}.png")
         coarse.resize((width, height), Image.Resampling.BICUBIC).save(paths[-1])
@@ -58,13 +57,14 @@ def images(tmp_path) -> list[Path]:
     return [*paths, tmp_path / "gray.jpg"]
 
 
-@pytest.mark.parametrize("precision", ["fp32", "int8"])
-def test_a_script_of_20_lines_predicts_what_this_project_predicts(precision, bare_python, images, tmp_path):
+@pytest.mark.parametrize(("precision", "crop_mode"), [("fp32", "center"), ("int8", "squash")])
+def test_a_script_of_20_lines_predicts_what_this_project_predicts(precision, crop_mode, bare_python, images, tmp_path):
     """Mean, std, crop, interpolation and names are not the defaults: the script can only have them from the file."""
     names = tuple(f"Name {number}" for number in range(10))
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-    info = ModelInfo(ARCH, 32, 10, names, mean, std, crop_pct=0.8, interpolation="bilinear")
-    weights = {p.name: weight(p.name, p.shape) for p in create_model(ARCH, num_classes=10).get_parameters()}
+    preparation = {"mean": mean, "std": std, "crop_pct": 0.8, "interpolation": "bilinear", "crop_mode": crop_mode}
+    info = model_info(ARCH, 32, 10, class_names=names, **preparation)
+    weights = {p.name: weight(p.name, p.shape) for p in variant_network(ARCH, num_classes=10).get_parameters()}
     export_onnx(info, weights, tmp_path / "beit.onnx", OnnxOptions(precision))
     printed = run_bare(bare_python, SCRIPT, tmp_path / "beit.onnx", *images, folder=tmp_path)
     expected = [

@@ -18,10 +18,11 @@ from src.weights import ckpt_file
 from src.weights.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from src.weights.ckpt_file import read_ckpt, write_ckpt
 from src.weights.pretrained import load_pretrained
+from tests.networks import model_info
 from tests.weights_golden import ANY_ARCH, assert_same, one_line, small_weights
 
 SUFFIXES = (".ckpt", ".safetensors")
-INFO = ModelInfo(ANY_ARCH, 6, 3, ("tench", "goldfish", "größer"), crop_pct=0.875)
+INFO = model_info(ANY_ARCH, 6, 3, ("tench", "goldfish", "größer"), crop_pct=0.875)
 
 
 def a_checkpoint(seed: int = 0) -> Checkpoint:
@@ -83,7 +84,7 @@ def test_load_pretrained_refuses_another_arch_and_information_that_is_not_the_we
     save_checkpoint(path, a_checkpoint())
     with pytest.raises(UserError, match=f"is a {ANY_ARCH}, not a beit_base_patch16_224"):
         load_pretrained(path, arch="beit_base_patch16_224")
-    save_checkpoint(path, Checkpoint(small_weights(), ModelInfo(ANY_ARCH, 6, 4)))
+    save_checkpoint(path, Checkpoint(small_weights(), model_info(ANY_ARCH, 6, 4)))
     with pytest.raises(UserError, match="says num_classes 4, its weights say 3"):
         load_pretrained(path)
 
@@ -169,7 +170,7 @@ def test_a_checkpoint_that_mindspore_itself_saved_is_read_by_its_names(tmp_path)
     ms.save_checkpoint(entries, str(tmp_path / "a.ckpt"), append_dict={"epoch_num": 3, "step_num": 9})
     found = load_pretrained(tmp_path / "a.ckpt")
     assert_same(found.weights, weights)
-    assert (found.format, found.info.arch, found.info.num_classes) == ("mindspore", ANY_ARCH, 3)
+    assert (found.format, found.info.model.arch, found.info.model.num_classes) == ("mindspore", ANY_ARCH, 3)
     assert {"mean", "std", "crop_pct"} <= found.guessed
     with pytest.raises(UserError, match=r"a\.ckpt says nothing of its network: .*convert\.py"):
         load_checkpoint(tmp_path / "a.ckpt")

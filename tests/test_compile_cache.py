@@ -18,7 +18,7 @@ from src.tools.compile_cache import CompileCache, cache_key
 from src.tools.criterion import SoftTargetCrossEntropy
 from src.tools.optimizer import AdamW, parameter_groups
 from src.trainer.train_one_step_with_scale_and_clip_global_norm import TrainOneStepWithScaleAndClipGlobalNorm
-from src.vit import VisionTransformer
+from tests.networks import small_network
 
 ROOT = Path(__file__).resolve().parents[1]
 RUN = Config(arch="beit_micro_patch8_32", num_classes=10, batch_size=4)
@@ -69,7 +69,7 @@ def test_the_environment_is_as_before_afterwards(tmp_path, monkeypatch):
 
 def losses(cache: CompileCache) -> list[float]:
     """The losses of three training steps."""
-    network = VisionTransformer(
+    network = small_network(
         image_size=16, patch_size=8, embed_dim=16, depth=2, num_heads=2, num_classes=3, drop_path=0.5
     ).set_train(True)
     weights = network.trainable_params()

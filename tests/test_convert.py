@@ -13,9 +13,10 @@ import pytest
 
 import convert
 from src.errors import UserError
-from src.model.model_info import IMAGENET_DEFAULT_MEAN_STD, ModelInfo
+from src.model.model_info import IMAGENET_DEFAULT_MEAN_STD
 from src.weights.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from src.weights.foreign_writer import write_foreign
+from tests.networks import model_info, variant_network
 from tests.weights_golden import ANY_ARCH, FOLDER, assert_same, random_weights
 
 ROOT = Path(__file__).parent.parent
@@ -44,7 +45,7 @@ def test_a_foreign_file_becomes_a_checkpoint_that_says_what_it_is(tmp_path, fore
     run(foreign_file, tmp_path / f"ours{suffix}")
     found = load_checkpoint(tmp_path / f"ours{suffix}")
     assert_same(found.weights, random_weights())
-    assert found.info == ModelInfo(ANY_ARCH, 32, 10)
+    assert found.info == model_info(ANY_ARCH, 32, 10)
     printed = capsys.readouterr().out.splitlines()
     assert printed[0].endswith(f"{ANY_ARCH}, images of 32 pixels, 10 classes")
     assert "assumed  mean: (0.5, 0.5, 0.5) (the file does not say)" in printed
@@ -63,7 +64,7 @@ def test_there_and_back_again_is_bit_identical(tmp_path, foreign_file, target):
 def test_a_checkpoint_converted_to_another_keeps_all_its_state(tmp_path):
     whole = Checkpoint(
         random_weights(),
-        ModelInfo(ANY_ARCH, 32, 10, crop_pct=1.0, approximate_gelu=True),
+        model_info(ANY_ARCH, 32, 10, crop_pct=1.0, approximate_gelu=True),
         ema=random_weights(1),
         optimizer={"step": np.array(3, np.int32)},
         training={"epoch": 2},
@@ -164,13 +165,12 @@ def test_files_load_strictly_in_the_libraries_themselves(tmp_path):
         pytest.skip("REFERENCE_PYTHON and UNILM are not set")
     import mindspore as ms
 
-    from src.vit import create_model
     from src.weights.parameters import set_weights
 
     weights, image = random_weights(), np.random.default_rng(1).standard_normal((2, 3, 32, 32)).astype(np.float32)
-    network = create_model(ANY_ARCH, num_classes=10).set_train(False)
+    network = variant_network(ANY_ARCH, num_classes=10).set_train(False)
     set_weights(network, weights)
-    save_checkpoint(tmp_path / "a.ckpt", Checkpoint(weights, ModelInfo(ANY_ARCH, 32, 10)))
+    save_checkpoint(tmp_path / "a.ckpt", Checkpoint(weights, model_info(ANY_ARCH, 32, 10)))
     folder = tmp_path / "foreign"
     folder.mkdir()
     np.save(folder / "images.npy", image)

@@ -16,7 +16,7 @@ from src.data.assembly import build_train_loader, read_data, with_class_count
 from src.data.augment.mixup import mix_targets
 from src.data.decode import read_rgb
 from src.data.preview import as_picture, classes_of, draw_preview
-from src.data.transforms import eval_transform, normalize
+from src.data.transforms import EvalTransform, normalize
 from src.errors import UserError
 from src.pictures.tiles import GAP, LINE, SIDE
 from tests.tiny_project import ROOT, error_line, run, write_config, write_images
@@ -72,7 +72,7 @@ def test_the_preview_shows_the_batch_that_the_first_device_gets(tmp_path, config
     loader = build_train_loader(with_class_count(config, train), train, rank=0, ranks=2)
     batch = next(iter(loader.epoch(0)))
     loader.close()
-    evaluated = eval_transform(image_size=32, crop_pct=config.crop_pct, mean=(0.5,) * 3, std=(0.5,) * 3)
+    evaluated = EvalTransform(image_size=32, crop_pct=config.crop_pct, mean=(0.5,) * 3, std=(0.5,) * 3)
     for number, index in enumerate(loader.first_images(0)):
         views = (batch.image[number], evaluated(read_rgb(train.paths[index])))
         for column, view in enumerate(views):

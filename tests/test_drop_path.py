@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from mindspore import Tensor
 
-from src.vit import VisionTransformer, drop_path_rates
+from src.vit import drop_path_rates
 from tests.golden.drop_path_recipe import COMBINATIONS, DROP_PATH, RATES, SIZES, image
 from tests.golden.network_recipe import weight
+from tests.networks import small_network
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "drop_path.npz")
 SAMPLES = 8192
@@ -21,7 +22,7 @@ SIGMAS = 4.5  # a statement about 16 counts fails by chance once in 9,000 fixed 
 @pytest.fixture(scope="module")
 def drawn() -> tuple[np.ndarray, np.ndarray]:
     """Logits [SAMPLES, classes] of one image under as many keys, and the nearest of the authors' combinations."""
-    network = VisionTransformer(**SIZES, drop_path=DROP_PATH).set_train()
+    network = small_network(**SIZES, drop_path=DROP_PATH).set_train()
     for name, parameter in network.parameters_and_names():
         parameter.set_data(Tensor(weight(name, parameter.shape)))
     key = np.random.default_rng(1).integers(-(2**31), 2**31, SAMPLES).astype(np.int32)
@@ -52,7 +53,7 @@ def test_every_blocks_rate_is_the_authors(depth, rate):
     expected = GOLDEN[f"rates_{depth}_{rate}"]
     # the authors compute theirs in float32
     np.testing.assert_allclose(drop_path_rates(rate, depth), expected, rtol=0, atol=1e-7)
-    network = VisionTransformer(**{**SIZES, "depth": depth}, drop_path=rate)
+    network = small_network(**{**SIZES, "depth": depth}, drop_path=rate)
     for branch in ("drop_path1", "drop_path2"):
         ours = [1 - getattr(getattr(block, branch), "keep_prob", 1.0) for block in network.blocks]
         np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-7)

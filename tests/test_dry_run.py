@@ -12,7 +12,7 @@ from mindspore import Tensor, nn
 from PIL import Image
 
 from src.data.imagenet import EvalLoader, TrainLoader, read_image_folder
-from src.data.transforms import eval_transform, train_transform
+from src.data.transforms import EvalTransform, TrainOptions, TrainTransform
 from src.errors import UserError
 from src.tools.dry_run import Memory, Timing, told, try_out
 from src.trainer.loop import RunState
@@ -51,19 +51,10 @@ def test_slow_images_are_what_holds_a_fast_device_up():
 def loaders(tmp_path):
     folder = read_image_folder(write_images(tmp_path / "data") / "train")
     means = {"mean": (0.5,) * 3, "std": (0.5,) * 3}
-    train = train_transform(
-        image_size=8,
-        min_crop=1,
-        interpolation="bicubic",
-        auto_augment=None,
-        re_prob=0,
-        re_mode="const",
-        re_count=1,
-        **means,
-    )
+    train = TrainTransform(TrainOptions(image_size=8, min_crop=1, interpolation="bicubic", **means))
     return (
         TrainLoader(folder, train, None, 3, batch_size=4, seed=0, num_workers=1),
-        EvalLoader(folder, eval_transform(image_size=8, crop_pct=1.0, **means), 4, 1),
+        EvalLoader(folder, EvalTransform(image_size=8, crop_pct=1.0, **means), 4, 1),
     )
 
 

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from src.errors import UserError
-from src.model.model_info import IMAGENET_DEFAULT_MEAN_STD, ModelInfo
+from src.model.model_info import IMAGENET_DEFAULT_MEAN_STD
 from src.weights.agreement import agreed_info
+from tests.networks import model_info
 
-INFO = ModelInfo("beit_base_patch16_224", 224, 10, class_names=("a",) * 10)
+INFO = model_info("beit_base_patch16_224", 224, 10, class_names=("a",) * 10)
 PATH = Path("best.ckpt")
 
 

@@ -26,14 +26,13 @@ from src.export.check import (
 from src.export.metadata import from_metadata
 from src.export.mindir_file import load_mindir, mindir_metadata, write_mindir
 from src.export.publish import appears_whole
-from src.model.model_info import ModelInfo
-from src.vit import VisionTransformer
+from tests.networks import model_info, small_network
 
 SIZES = {"image_size": 16, "patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2, "num_classes": 4}
 
 
 # Only the size matters here: the network below is none of the named ones.
-INFO = ModelInfo("beit_base_patch16_224", 16, 4, class_names=("a", "b", "zwölf", "四"), std=(0.2, 0.3, 0.4))
+INFO = model_info("beit_base_patch16_224", 16, 4, class_names=("a", "b", "zwölf", "四"), std=(0.2, 0.3, 0.4))
 
 
 def sums(images: np.ndarray) -> np.ndarray:
@@ -152,7 +151,7 @@ def test_mindir_serves_any_batch_and_gives_the_networks_logits(weights_apart, op
     """`weights_apart` lowers the 1 GB above which MindSpore stores the weights in a folder beside the graph."""
     monkeypatch.setattr(mindspore.train.serialization, "TOTAL_SAVE", 1 if weights_apart else 1 << 20)
     ms.set_context(mode=ms.GRAPH_MODE)
-    network = VisionTransformer(**SIZES, init_scale=1.0, **options).set_train(False)
+    network = small_network(**SIZES, init_scale=1.0, **options).set_train(False)
     images = random_images(16)
     expected = network(Tensor(images)).asnumpy()
     with appears_whole(tmp_path / "beit.mindir") as path:

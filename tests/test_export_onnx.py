@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import mindspore as ms
@@ -25,6 +26,7 @@ from src.export.onnx_graph import PixelInput, beit_graph
 from src.model.model_info import ModelInfo
 from src.prediction.onnx_network import load_onnx
 from src.vit import VisionTransformer
+from tests.networks import model_info, small_network
 
 GOLDEN = Path(__file__).parent / "golden"
 sys.path.insert(0, str(GOLDEN))
@@ -32,7 +34,7 @@ from network_recipe import CASES, batch, weight  # noqa: E402
 
 # Float32 sums in another order; the reference table of the project allows this much against other implementations.
 TOLERANCE = 1e-5
-INFO = ModelInfo("beit_micro_patch8_32", 32, 10, class_names=("zero", "eins", "zwei, drei", '"四"') + ("x",) * 6)
+INFO = model_info("beit_micro_patch8_32", 32, 10, class_names=("zero", "eins", "zwei, drei", '"四"') + ("x",) * 6)
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +50,7 @@ def graph_mode():
 
 
 def network_of(case: str) -> VisionTransformer:
-    network = VisionTransformer(**CASES[case])
+    network = small_network(**CASES[case])
     for name, parameter in network.parameters_and_names():
         parameter.set_data(Tensor(weight(name, parameter.shape)))
     return network.set_train(False)
@@ -149,7 +151,7 @@ def test_gelu_kind_stands_in_the_graph():
 
 
 def test_metadata_say_all_that_a_caller_needs(tmp_path):
-    info = ModelInfo(**{**vars(INFO), "mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225), "crop_pct": 0.875})
+    info = replace(INFO, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), crop_pct=0.875)
     pairs = written("base", tmp_path / "beit.onnx", info).get_modelmeta().custom_metadata_map
     assert pairs["version"] == "1"
     assert pairs["arch"] == "beit_micro_patch8_32"

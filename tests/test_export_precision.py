@@ -21,12 +21,11 @@ from src.export.compare import compare
 from src.export.images import folder_batches
 from src.export.onnx_export import OnnxOptions, export_onnx
 from src.export.onnx_file import write_onnx
-from src.model.model_info import ModelInfo
 from src.model.variants import get_variant
 from src.prediction.loaded_network import Network
 from src.prediction.predictor import Predictor
 from src.prediction.preparation import preparation_of
-from src.vit import create_model
+from tests.networks import model_info, variant_network
 from tests.tiny_project import ARCH
 
 sys.path.insert(0, str(Path(__file__).parent / "golden"))
@@ -34,7 +33,7 @@ from network_recipe import weight
 
 SIZE = get_variant(ARCH).image_size
 DEPTH = get_variant(ARCH).depth
-INFO = ModelInfo(ARCH, SIZE, 10, class_names=tuple("0123456789"), mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3))
+INFO = model_info(ARCH, SIZE, 10, class_names=tuple("0123456789"), mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3))
 DYNAMIC, STATIC = OnnxOptions("int8"), "static"
 # 8-bit integers round to 4e-3 of a range; over the blocks of this network that makes 1e-2.
 INT8_TOLERANCE = 4e-2
@@ -42,7 +41,7 @@ INT8_TOLERANCE = 4e-2
 
 @pytest.fixture(scope="module")
 def weights() -> dict[str, np.ndarray]:
-    return {p.name: weight(p.name, p.shape) for p in create_model(ARCH, num_classes=10).get_parameters()}
+    return {p.name: weight(p.name, p.shape) for p in variant_network(ARCH, num_classes=10).get_parameters()}
 
 
 @pytest.fixture(scope="module")

@@ -19,11 +19,10 @@ from PIL import Image
 import export
 from src.errors import exit_code
 from src.export import check, onnx_export
-from src.model.model_info import ModelInfo
 from src.prediction.predictor import Predictor
-from src.vit import create_model
 from src.weights.checkpoint import Checkpoint, save_checkpoint
 from src.weights.rebuild import rebuild_network
+from tests.networks import model_info, variant_network
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(Path(__file__).parent / "golden"))
@@ -31,7 +30,7 @@ from network_recipe import weight  # noqa: E402
 
 CONFIG = ROOT / "src" / "configs" / "quickstart_digits.yaml"
 ARCH = "beit_micro_patch8_32"
-INFO = ModelInfo(ARCH, 32, 10, class_names=tuple("0123456789"), crop_pct=1.0)
+INFO = model_info(ARCH, 32, 10, class_names=tuple("0123456789"), crop_pct=1.0)
 DIFFERENCE = re.compile(r"largest difference to the network's logits: (\S+) \((\S+) of the largest logit\)")
 
 
@@ -43,7 +42,7 @@ def run_export(checkpoint: Path, *arguments: str, folder: Path) -> subprocess.Co
 
 @pytest.fixture(scope="module")
 def weights() -> dict[str, np.ndarray]:
-    network = create_model(ARCH, num_classes=10)
+    network = variant_network(ARCH, num_classes=10)
     return {parameter.name: weight(parameter.name, parameter.shape) for parameter in network.get_parameters()}
 
 

@@ -12,11 +12,11 @@ from mindspore import Tensor
 
 from src.export.onnx_file import write_onnx
 from src.export.onnx_graph import beit_graph
-from src.model.model_info import ModelInfo
 from src.model.variants import VARIANTS, get_variant
 from src.vit import VisionTransformer
 from tests.golden.network_recipe import weight
 from tests.golden.variants_recipe import VARIANT_CASES, image
+from tests.networks import model_info, small_network
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "variants.npz")
 TOLERANCE = 1e-5  # of the largest logit: float32 sums in another order
@@ -33,7 +33,7 @@ def pynative():
 
 
 def network_of(sizes: dict[str, int]) -> VisionTransformer:
-    network = VisionTransformer(**sizes).set_train(False)
+    network = small_network(**sizes).set_train(False)
     for name, parameter in network.parameters_and_names():
         parameter.set_data(Tensor(weight(name, parameter.shape)))
     return network
@@ -43,7 +43,7 @@ def session_of(network: VisionTransformer, sizes: dict[str, int], path: Path) ->
     weights = {name: parameter.asnumpy() for name, parameter in network.parameters_and_names()}
     graph = beit_graph(weights, image_size=sizes["image_size"], num_heads=sizes["num_heads"], approximate_gelu=False)
     # the arch is a word to the file
-    write_onnx(graph, ModelInfo("beit_base_patch16_224", sizes["image_size"], sizes["num_classes"]), path)
+    write_onnx(graph, model_info("beit_base_patch16_224", sizes["image_size"], sizes["num_classes"]), path)
     return onnxruntime.InferenceSession(path)
 
 

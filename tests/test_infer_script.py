@@ -23,18 +23,17 @@ from PIL import Image
 
 import infer
 from src.data.decode import read_rgb
-from src.data.transforms import eval_transform
+from src.data.transforms import EvalTransform
 from src.errors import exit_code
 from src.export.mindir_file import write_mindir
 from src.export.onnx_file import write_onnx
 from src.export.onnx_graph import beit_graph
-from src.model.model_info import ModelInfo
 from src.model.variants import get_variant
 from src.prediction.journal import Journal, Record
 from src.prediction.predictor import Predictor
-from src.vit import create_model
 from src.weights.checkpoint import Checkpoint, save_checkpoint
 from src.weights.rebuild import rebuild_network
+from tests.networks import model_info, variant_network
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(Path(__file__).parent / "golden"))
@@ -42,7 +41,7 @@ from network_recipe import weight  # noqa: E402
 
 KINDS = ["ckpt", "onnx", "mindir"]
 # Nothing here is a default: what the scripts know they know from the file.
-INFO = ModelInfo(
+INFO = model_info(
     "beit_micro_patch8_32",
     image_size=24,
     num_classes=60,
@@ -65,7 +64,7 @@ def run_infer(*arguments: object, folder: Path, extra_path: Path | None = None) 
 
 @pytest.fixture(scope="module")
 def weights() -> dict[str, np.ndarray]:
-    network = create_model(
+    network = variant_network(
         INFO.arch, image_size=24, num_classes=60, abs_pos_emb=True, mean_pooling=False, approximate_gelu=True
     )
     return {parameter.name: weight(parameter.name, parameter.shape) for parameter in network.get_parameters()}
@@ -131,7 +130,7 @@ READABLE = [  # in sorted order
 def expected(weights, images) -> dict[str, int]:
     """Classes by the network itself, one image after the other."""
     network = rebuild_network(INFO, weights, Path("beit.ckpt"))
-    transform = eval_transform(
+    transform = EvalTransform(
         image_size=24, crop_pct=0.75, mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3), interpolation="bilinear"
     )
     batch = np.stack([transform(read_rgb(images / name)) for name in READABLE])

@@ -22,7 +22,6 @@ from mindspore.train.summary_pb2 import Event
 
 from src.data.imagenet import TrainBatch
 from src.errors import UserError
-from src.model.model_info import ModelInfo
 from src.tools.callback import EvaluationLines, MetricsCsv, ProgressLines, Summaries
 from src.tools.logs import start_logging
 from src.tools.saving import BestCheckpoints, CurrentCheckpoints
@@ -30,10 +29,11 @@ from src.trainer.evaluate import EvalResult
 from src.trainer.interrupt import stop_on_signal
 from src.trainer.loop import STEPS_AHEAD, Callback, RunState, StepMeter, TrainingDiverged, train
 from src.weights.checkpoint import Checkpoint, load_checkpoint
+from tests.networks import model_info
 from tests.tiny_project import ROOT
 
 BATCH = TrainBatch(np.zeros((2, 3, 4, 4), np.float32), np.zeros((2, 3), np.float32), np.zeros(2, np.int32))
-INFO = ModelInfo("beit_micro_patch8_32", 32, 3)
+INFO = model_info("beit_micro_patch8_32", 32, 3)
 
 
 def new_state(epochs: int = 2, steps: int = 3) -> RunState:

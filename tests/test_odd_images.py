@@ -15,8 +15,9 @@ from PIL import Image
 
 from src.config import read_config
 from src.data.assembly import read_data
+from src.data.augment.random_erasing import RandomErasing
 from src.data.imagenet import EvalLoader, TrainLoader, read_image_folder
-from src.data.transforms import eval_transform, train_transform
+from src.data.transforms import EvalTransform, TrainOptions, TrainTransform
 from src.errors import UserError
 from src.tools.logs import start_logging
 from tests.tiny_project import error_line, run, script, write_config, write_images
@@ -60,7 +61,7 @@ def test_the_kinds_are_those_that_data_sets_have():
 @pytest.mark.filterwarnings("ignore:Palette images with Transparency")
 def test_evaluation_sees_what_pillow_converts_to_rgb(folder):
     assert len(folder) == 2 * len(KINDS) + 3
-    transform = eval_transform(image_size=SIZE, crop_pct=1.0, **RAW)
+    transform = EvalTransform(image_size=SIZE, crop_pct=1.0, **RAW)
     batches = list(EvalLoader(folder, transform, 8, num_workers=2))
     images = np.concatenate([batch.image[: batch.valid] for batch in batches])
     assert len(images) == len(folder)
@@ -73,17 +74,15 @@ def test_evaluation_sees_what_pillow_converts_to_rgb(folder):
 
 @pytest.mark.filterwarnings("ignore:Palette images with Transparency")
 def test_training_takes_them_all(folder):
-    transform = train_transform(
+    options = TrainOptions(
         image_size=SIZE,
         min_crop=0.08,
         interpolation="bicubic",
         auto_augment="rand-m9-mstd0.5-inc1",
-        re_prob=0.5,
-        re_mode="pixel",
-        re_count=1,
+        erasing=RandomErasing(0.5, "pixel", 1),
         **RAW,
     )
-    loader = TrainLoader(folder, transform, None, 3, 1, seed=0, num_workers=2)
+    loader = TrainLoader(folder, TrainTransform(options), None, 3, 1, seed=0, num_workers=2)
     assert sum(np.isfinite(batch.image).all() for batch in loader.epoch(0)) == len(folder)
     assert loader.unreadable.count(0) == 0
 
@@ -93,7 +92,7 @@ def test_a_class_folder_whose_name_is_no_line_of_text_is_refused(tmp_path, name)
     """Class names are kept one in a line, in UTF-8."""
     (tmp_path / name).mkdir()
     (tmp_path / name / "1.png").touch()
-    with pytest.raises(UserError, match=r"cannot be a class name, which are lines of UTF-8 text: rename the folder$"):
+    with pytest.raises(UserError, match=r"single lines of UTF-8 text.*rename"):
         read_image_folder(tmp_path)
 
 
@@ -101,11 +100,11 @@ def test_the_classes_of_training_and_validation_are_compared_before_mindspore_is
     data = write_images(tmp_path / "data")
     config = read_config(write_config(tmp_path, data))
     (data / "train" / "empty").mkdir()
-    with pytest.raises(UserError, match=r"train: no images in class folder 'empty'; add some"):
+    with pytest.raises(UserError, match=r"train .*without images: 'empty'"):
         read_data(config)
     (data / "train" / "empty").rmdir()
     (data / "val" / "red").rename(data / "val" / "yellow")
-    with pytest.raises(UserError, match=r"val has a class that the training folder .* lacks: 'yellow'"):
+    with pytest.raises(UserError, match=r"val has .*the training folder .*: 'yellow'"):
         read_data(config)
     command = (
         "import sys, train; from src.errors import exit_code; "

@@ -12,8 +12,8 @@ from mindspore import dtype as mstype
 
 from src.errors import UserError
 from src.tools.optimizer import ParameterGroup, create_optimizer, parameter_groups
-from src.vit import VisionTransformer
 from tests.golden import recipe_inputs as inputs
+from tests.networks import small_network
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "recipe.npz")
 MODES = {"graph": mindspore.GRAPH_MODE, "pynative": mindspore.PYNATIVE_MODE}
@@ -58,7 +58,7 @@ def step(optimizer, gradient: dict[str, np.ndarray], rate: float, applied: bool 
 def test_the_networks_parameter_groups_are_the_authors(case, options):
     depth, layer_decay = GOLDEN[f"groups_{case}_options"]
     # sizes are cut on both sides, depth is not: the rules see names and ranks
-    network = VisionTransformer(image_size=32, patch_size=16, embed_dim=16, num_heads=2, depth=int(depth), **options)
+    network = small_network(image_size=32, patch_size=16, embed_dim=16, num_heads=2, depth=int(depth), **options)
     ranks = {parameter.name: parameter.ndim for parameter in network.trainable_params()}
     ours = parameter_groups(
         [(parameter.name, parameter.shape) for parameter in network.trainable_params()],

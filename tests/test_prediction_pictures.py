@@ -14,7 +14,6 @@ from mindspore import Tensor
 from PIL import Image
 
 from src.export.onnx_graph import beit_graph
-from src.model.model_info import ModelInfo
 from src.pictures.tiles import GAP, LINE, SIDE
 from src.prediction import contact_sheet as sheets
 from src.prediction.attention_picture import HEAT, HEAT_SHARE, attention_picture
@@ -22,6 +21,7 @@ from src.prediction.contact_sheet import contact_sheet
 from src.prediction.journal import Record
 from src.prediction.last_attention import last_attention
 from src.vit import VisionTransformer
+from tests.networks import model_info, small_network
 
 sys.path.insert(0, str(Path(__file__).parent / "golden"))
 from network_recipe import CASES, weight
@@ -97,7 +97,7 @@ def test_attention_colors_the_part_that_the_network_sees():
     """crop_pct 0.5 of a 64 x 128 image for 32 pixels: the 32 x 32 in the middle, enlarged 12 times."""
     pixels = np.full((128, 64, 3), 200, np.uint8)
     pixels[48:80, 16:48] = (100, 150, 50)
-    info = ModelInfo("beit_base_patch16_224", 32, 10, crop_pct=0.5, interpolation="nearest")
+    info = model_info("beit_base_patch16_224", 32, 10, crop_pct=0.5, interpolation="nearest")
     attention = np.array([[0.1, 0.1], [0.1, 0.3]], np.float32)
     picture = np.asarray(attention_picture(Image.fromarray(pixels), attention, info))
     assert picture.shape == (384, 768, 3)
@@ -108,7 +108,7 @@ def test_attention_colors_the_part_that_the_network_sees():
 
 
 def test_equal_attention_is_drawn_as_the_least():
-    info = ModelInfo("beit_base_patch16_224", 400, 10)
+    info = model_info("beit_base_patch16_224", 400, 10)
     picture = attention_picture(Image.new("RGB", (500, 500)), np.full((2, 2), 0.25, np.float32), info)
     assert picture.size == (800, 400)
     assert np.asarray(picture)[10, 500] == pytest.approx(HEAT_SHARE * HEAT[0], abs=1)
@@ -147,7 +147,7 @@ def attention_by_hand(w: dict[str, np.ndarray], image: np.ndarray, heads: int, p
 
 
 def network_of(options: dict[str, object]) -> tuple[VisionTransformer, dict[str, np.ndarray]]:
-    network = VisionTransformer(**options).set_train(False)
+    network = small_network(**options).set_train(False)
     weights = {p.name: weight(p.name, p.shape) for p in network.get_parameters()}
     for parameter in network.get_parameters():
         parameter.set_data(Tensor(weights[parameter.name]))

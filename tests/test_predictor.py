@@ -10,11 +10,11 @@ import pytest
 from PIL import Image
 
 from src.errors import UserError
-from src.model.model_info import ModelInfo
 from src.prediction.loaded_network import Network
 from src.prediction.predictor import Prediction, Predictor, Unreadable
+from tests.networks import model_info
 
-INFO = ModelInfo("beit_micro_patch8_32", 32, 3, mean=(0.5, 0.25, 0.0), std=(0.5, 0.25, 1.0), crop_pct=0.5)
+INFO = model_info("beit_micro_patch8_32", 32, 3, mean=(0.5, 0.25, 0.0), std=(0.5, 0.25, 1.0), crop_pct=0.5)
 
 
 class MeanOfChannels:
@@ -111,7 +111,7 @@ def test_an_unreadable_image_takes_nothing_from_the_others(tmp_path):
     plain((255, 0, 0), size=(60000, 1)).save(tmp_path / "long.png")
     names = ["empty.png", "good.png", "text.jpg", "missing.png", "cut.png", "long.png", "good.png"]
     results = list(predictor(MeanOfChannels(), batch_size=3).predict(tmp_path / name for name in names))
-    assert [isinstance(result, Prediction) for result in results] == [False, True, False, False, False, False, True]
+    assert [isinstance(result, Prediction) for result in results] == [False, True, False, False, False, True, True]
     assert [result.image.name for result in results] == names
     assert all(result.class_number == 0 for result in results if isinstance(result, Prediction))
     reasons = [result.reason for result in results if isinstance(result, Unreadable)]
@@ -119,7 +119,7 @@ def test_an_unreadable_image_takes_nothing_from_the_others(tmp_path):
     assert reasons[1] == "it is not in an image format that Pillow knows"
     assert reasons[2] == "No such file or directory"
     assert "truncated" in reasons[3].lower()
-    assert reasons[4] == "60000 x 1 pixels are too long and narrow to be resized"
+    assert len(reasons) == 4
 
 
 def test_an_endless_stream_is_read_as_it_is_needed():

@@ -19,8 +19,8 @@ import convert
 from scripts import write_options
 from src.config import SCRIPTS, Config, parse_args
 from src.errors import UserError
-from src.vit import create_model
 from src.weights.foreign_writer import write_foreign
+from tests.networks import variant_network
 from tests.tiny_project import ARCH, ROOT, TIMEOUT_SECONDS, write_images
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -166,7 +166,7 @@ def test_the_rehearsal_of_the_readme_runs_on_a_folder_of_photos(tmp_path):
 def test_fine_tuning_as_the_readme_has_it_runs_from_a_file_of_the_authors(tmp_path):
     """The whole block, with a small network in place of BEiT-base, and on the CPU; the checkpoint has another head."""
     (block,) = (block for block in bash_blocks() if block.startswith("cp src/configs/small_data_base_224.yaml"))
-    weights = {p.name: p.asnumpy() for p in create_model(ARCH, num_classes=7).get_parameters()}
+    weights = {p.name: p.asnumpy() for p in variant_network(ARCH, num_classes=7).get_parameters()}
     write_foreign(tmp_path / f"{ARCH}_pt22k_ft22k.pth", weights, "unilm")
     copy, *rest = block.splitlines()
     changes = {

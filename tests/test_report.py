@@ -15,7 +15,7 @@ from PIL import Image
 
 from src.config import Config, EvalConfig, as_yaml, parse_args, read_config
 from src.data.imagenet import EvalLoader, read_image_folder
-from src.data.transforms import eval_transform
+from src.data.transforms import EvalTransform
 from src.errors import UserError
 from src.pictures.confusion_matrix import LARGEST_CELL, MARGIN, SHADES, confusion_picture
 from src.pictures.tiles import GAP, LINE, SIDE
@@ -62,7 +62,7 @@ class MeanColors(nn.Cell):
 
 def test_the_outcomes_are_those_of_the_evaluation_image_by_image(tmp_path):
     folder = read_image_folder(write_images(tmp_path / "data") / "val")
-    transform = eval_transform(image_size=8, crop_pct=1.0, mean=(0.5,) * 3, std=(0.5,) * 3)
+    transform = EvalTransform(image_size=8, crop_pct=1.0, mean=(0.5,) * 3, std=(0.5,) * 3)
     # 9 images in batches of 4: the last one is filled up. Blue, green, red are the channels in reverse.
     result, outcomes = evaluate_with_outcomes(MeanColors(), EvalLoader(folder, transform, 4, 1))
     assert (result.images, result.top1) == (9, 100.0)

@@ -12,11 +12,11 @@ import pytest
 
 from src.config import Config
 from src.errors import UserError
-from src.model.model_info import ModelInfo
 from src.tools.logs import start_logging
 from src.tools.resume import check_same_run, find_resume_point, run_options, training_state
 from src.trainer.loop import RunState
 from src.weights.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from tests.networks import model_info
 from tests.tiny_project import ARCH, error_line, metrics, script, write_config, write_images
 
 RUN = f"{ARCH}_test"
@@ -28,7 +28,7 @@ def write(folder: Path, epoch: int, step: int, *, damaged: bool = False, **chang
     state = RunState(9, 5, 8, np.zeros(45), epoch=epoch - 1, step=step)
     values: dict = {
         "weights": {"head.bias": np.full(1, 5 * epoch + step, np.float32)},
-        "info": ModelInfo(ARCH, 32, 3),
+        "info": model_info(ARCH, 32, 3),
         "optimizer": {"iteration": np.int32(0)},
         "training": training_state(state, OPTIONS),
     }

@@ -10,27 +10,26 @@ import pytest
 from mindspore import Parameter, Tensor
 
 from src.errors import UserError
-from src.model.model_info import ModelInfo
 from src.tools.logs import start_logging
 from src.tools.resume import training_state
 from src.tools.starting_point import check_place, continue_run, load_weights, restore, start_at_epoch
 from src.trainer.loop import RunState
-from src.vit import create_model
 from src.weights.checkpoint import Checkpoint, save_checkpoint
 from src.weights.parameters import get_weights
+from tests.networks import model_info, variant_network
 
 ARCH = "beit_micro_patch8_32"
 PATH = Path("run-3_2.ckpt")
 
 
 def network(num_classes: int = 3, seed: int = 0):
-    return create_model(ARCH, num_classes=num_classes, seed=seed)
+    return variant_network(ARCH, num_classes=num_classes, seed=seed)
 
 
 def saved(tmp_path: Path, num_classes: int = 3, **changes: object) -> tuple[Path, dict[str, np.ndarray]]:
     weights = get_weights(network(num_classes, seed=5))
     path = tmp_path / "model.ckpt"
-    save_checkpoint(path, Checkpoint(weights, ModelInfo(ARCH, 32, num_classes, **changes)))
+    save_checkpoint(path, Checkpoint(weights, model_info(ARCH, 32, num_classes, **changes)))
     return path, weights
 
 
@@ -68,7 +67,7 @@ def test_another_kind_of_gelu_is_pointed_out(tmp_path, capsys):
 def test_a_checkpoint_of_another_architecture_is_refused(tmp_path):
     path, _ = saved(tmp_path)
     with pytest.raises(UserError, match=r"is of another architecture: parameter 'cls_token' has shape"):
-        load_weights(create_model("beit_tiny_patch16_224", num_classes=3), path, approximate_gelu=False)
+        load_weights(variant_network("beit_tiny_patch16_224", num_classes=3), path, approximate_gelu=False)
 
 
 def state_parameters() -> dict[str, Parameter]:
@@ -85,7 +84,7 @@ def stored(epoch: int = 2, step: int = 2, **changes: object) -> Checkpoint:
     state.meter.loss_sum, state.meter.finite, state.meter.steps = 1.5, 2, 2
     values: dict = {
         "weights": {},
-        "info": ModelInfo(ARCH, 32, 3),
+        "info": model_info(ARCH, 32, 3),
         "optimizer": {"iteration": np.int32(12), "exp_avg.head.bias": np.arange(3, dtype=np.float32)},
         "training": training_state(state, {}),
     }

@@ -66,9 +66,9 @@ def test_training_fills_the_four_folders(trained):
 def test_a_checkpoint_says_what_it_is(trained):
     checkpoint = load_checkpoint(trained[0] / "checkpoints" / RUN / f"{ARCH}-2_3.ckpt")
     info = checkpoint.info
-    assert (info.arch, info.image_size, info.num_classes) == (ARCH, 32, 3)
+    assert (info.model.arch, info.model.image_size, info.model.num_classes) == (ARCH, 32, 3)
     assert info.class_names == tuple(sorted(COLORS))
-    assert (info.approximate_gelu, info.crop_pct, info.mean) == (False, 1.0, (0.5, 0.5, 0.5))
+    assert (info.model.approximate_gelu, info.crop_pct, info.mean) == (False, 1.0, (0.5, 0.5, 0.5))
     training = checkpoint.training
     assert (training["epoch"], training["step"], training["steps_per_epoch"]) == (2, 0, 3)
     assert [f"{record['top1']:.4f}" for record in training["history"]] == [row["top1"] for row in metrics(trained[0])]

@@ -20,8 +20,8 @@ from src.trainer.train_one_step_with_scale_and_clip_global_norm import (
     SumOfSquares,
     TrainOneStepWithScaleAndClipGlobalNorm,
 )
-from src.vit import VisionTransformer
 from tests.golden import recipe_inputs as inputs
+from tests.networks import small_network
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "recipe.npz")
 IMAGES, TARGETS = inputs.model_batches()
@@ -93,7 +93,7 @@ def feed(step, image, target=None):
 
 def beit_step(amp_level="O0", **options):
     """The golden run's network and training step."""
-    network = VisionTransformer(**inputs.SIZES)
+    network = small_network(**inputs.SIZES)
     for parameter in network.get_parameters():
         parameter.set_data(Tensor(inputs.model_weight(parameter.name, parameter.shape)))
     set_amp_level(network, amp_level)

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from src.data.imagenet import TrainLoader, read_image_folder
-from src.data.transforms import eval_transform
+from src.data.transforms import EvalTransform
 from src.data.unreadable import MAX_REPLACEMENTS, UnreadableImages, replacements
 from src.errors import UserError
 from src.tools.callback import UnreadableLines
@@ -27,7 +27,7 @@ class Plain:
     image_size = SIZE
 
     def __call__(self, image: Image.Image, rng: np.random.Generator, *, out: np.ndarray) -> None:
-        eval_transform(image_size=SIZE, crop_pct=1.0, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))(image, out=out)
+        EvalTransform(image_size=SIZE, crop_pct=1.0, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))(image, out=out)
         out[1] = rng.random()
 
 

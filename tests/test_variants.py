@@ -10,9 +10,9 @@ import pytest
 from mindspore import Tensor
 
 from src.model.variants import get_variant
-from src.vit import VisionTransformer
 from tests.golden.network_recipe import weight
 from tests.golden.variants_recipe import VARIANT_CASES, image
+from tests.networks import small_network
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "variants.npz")
 
@@ -27,7 +27,7 @@ def pynative():
 
 @pytest.mark.parametrize("case", VARIANT_CASES)
 def test_a_variants_logits_are_those_of_all_three_libraries(case):
-    network = VisionTransformer(**VARIANT_CASES[case]).set_train(False)
+    network = small_network(**VARIANT_CASES[case]).set_train(False)
     for name, parameter in network.parameters_and_names():
         parameter.set_data(Tensor(weight(name, parameter.shape)))
     logits = network(Tensor(image(case))).asnumpy()

@@ -11,9 +11,13 @@ import pytest
 from mindspore import Tensor
 
 from src.errors import UserError
+from src.layers.cpu import CPU
+from src.layers.layers import STOCK, Layers
+from src.model.model_config import ModelConfig
 from src.tools.criterion import SoftTargetCrossEntropy
 from src.vit import VisionTransformer, create_model
 from tests.golden.network_recipe import CASES, batch, weight
+from tests.networks import IMPLEMENTATIONS, small_network, variant_network
 
 GOLDEN = Path(__file__).parent / "golden"
 TINY = {"image_size": 16, "patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2, "num_classes": 4}
@@ -38,8 +42,13 @@ def graph_mode():
     ms.set_context(mode=ms.PYNATIVE_MODE)
 
 
-def with_recipe_weights(case: str) -> VisionTransformer:
-    network = VisionTransformer(**CASES[case])
+@pytest.fixture(params=IMPLEMENTATIONS)
+def layers(request):
+    return IMPLEMENTATIONS[request.param]
+
+
+def with_recipe_weights(case: str, layers: Layers) -> VisionTransformer:
+    network = small_network(**CASES[case], layers=layers)
     for name, parameter in network.parameters_and_names():
         parameter.set_data(Tensor(weight(name, parameter.shape)))
     return network
@@ -55,9 +64,9 @@ def loss_and_gradients(network: VisionTransformer, *inputs: Tensor) -> tuple[Ten
     return ms.value_and_grad(forward, None, network.trainable_params())(*inputs)
 
 
-def assert_agrees(case: str, golden) -> None:
+def assert_agrees(case: str, layers: Layers, golden) -> None:
     """Tolerances: 1e-5 of the largest logit, 1e-4 of each parameter's largest gradient (float32, two libraries)."""
-    network = with_recipe_weights(case)
+    network = with_recipe_weights(case, layers)
     images, targets = (Tensor(array) for array in batch(case))
     logits = network(images).asnumpy()
     for reference in ("logits", "timm_logits"):
@@ -75,13 +84,13 @@ def assert_agrees(case: str, golden) -> None:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_logits_and_gradients_are_the_authors(case, golden):
-    assert_agrees(case, golden)
+def test_logits_and_gradients_are_the_authors(case, layers, golden):
+    assert_agrees(case, layers, golden)
 
 
 @pytest.mark.parametrize("case", ["base", "shared_bias"])
-def test_logits_and_gradients_are_the_authors_in_graph_mode(case, golden, graph_mode):
-    assert_agrees(case, golden)
+def test_logits_and_gradients_are_the_authors_in_graph_mode(case, layers, golden, graph_mode):
+    assert_agrees(case, layers, golden)
 
 
 # Sizes
@@ -92,11 +101,11 @@ def parameter_count(network: VisionTransformer) -> int:
 
 
 def test_beit_base_has_86530984_parameters():
-    assert parameter_count(create_model("beit_base_patch16_224")) == 86_530_984
+    assert parameter_count(variant_network("beit_base_patch16_224")) == 86_530_984
 
 
 def test_image_size_and_num_classes_override_the_variant():
-    network = create_model("beit_tiny_patch16_224", image_size=96, num_classes=7)
+    network = variant_network("beit_tiny_patch16_224", image_size=96, num_classes=7)
     assert network.patch_embed.num_patches == 36
     assert network.head.weight.shape == (7, 192)
     assert network.blocks[0].attn.relative_position_bias_table.shape == (11 * 11 + 3, 3)
@@ -104,14 +113,14 @@ def test_image_size_and_num_classes_override_the_variant():
 
 def test_an_unknown_arch_or_a_size_that_the_patch_does_not_divide_is_the_users_mistake():
     with pytest.raises(UserError, match="arch 'beit_huge' is unknown: choose one of beit_base_patch16_224"):
-        create_model("beit_huge")
+        create_model(ModelConfig("beit_huge", 224, 1000))
     with pytest.raises(UserError, match="image_size 230 is not a multiple of the patch size 16: use 224"):
-        create_model("beit_tiny_patch16_224", image_size=230)
+        variant_network("beit_tiny_patch16_224", image_size=230)
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_every_parameter_is_trainable_and_knows_its_name(case):
-    network = VisionTransformer(**CASES[case])
+    network = small_network(**CASES[case])
     names = [name for name, _ in network.parameters_and_names()]
     assert names == [parameter.name for parameter in network.trainable_params()]
     assert ("pos_embed" in names) == (case == "abs_pos_emb")
@@ -119,13 +128,13 @@ def test_every_parameter_is_trainable_and_knows_its_name(case):
 
 
 def test_an_image_of_another_size_is_refused_naming_both(each_mode):
-    network = VisionTransformer(**TINY)
+    network = small_network(**TINY)
     with pytest.raises(ValueError, match=r"takes images of shape \(batch, 3, 16, 16\), but was given \(2, 3, 24, 24\)"):
         network(Tensor(np.zeros((2, 3, 24, 24), np.float32)))
 
 
 def test_all_blocks_share_one_relative_position_index():
-    network = VisionTransformer(**TINY, shared_rel_pos_bias=True)
+    network = small_network(**TINY, shared_rel_pos_bias=True)
     assert network.rel_pos_bias.index is network.blocks[0].attn.index is network.blocks[1].attn.index
 
 
@@ -144,7 +153,7 @@ def assert_normal(values: np.ndarray, deviation: float) -> None:
 
 @pytest.fixture(scope="module")
 def initial():
-    network = VisionTransformer(
+    network = small_network(
         image_size=32, patch_size=4, embed_dim=64, depth=3, num_heads=4, num_classes=50, init_scale=0.01,
         layer_scale_init_value=1e-5, abs_pos_emb=True, shared_rel_pos_bias=True,
     )  # fmt: skip
@@ -192,8 +201,8 @@ def test_biases_tables_norms_and_layer_scale_start_constant(initial):
 
 
 def test_initial_weights_follow_from_the_seed_alone():
-    first, same, other = (VisionTransformer(**TINY, seed=seed) for seed in (3, 3, 4))
-    larger = VisionTransformer(**{**TINY, "num_classes": 9, "depth": 3}, seed=3, drop_path=0.5)
+    first, same, other = (small_network(**TINY, seed=seed) for seed in (3, 3, 4))
+    larger = small_network(**{**TINY, "num_classes": 9, "depth": 3}, seed=3, drop_path=0.5)
     for a, b, c in zip(first.get_parameters(), same.get_parameters(), other.get_parameters()):
         np.testing.assert_array_equal(a.asnumpy(), b.asnumpy())
         random = a.name in ("cls_token", "patch_embed.proj.bias") or (
@@ -210,28 +219,43 @@ def test_initial_weights_follow_from_the_seed_alone():
 
 
 def test_drop_path_grows_linearly_from_zero_with_depth():
-    network = VisionTransformer(**{**TINY, "depth": 4}, drop_path=0.3)
+    network = small_network(**{**TINY, "depth": 4}, drop_path=0.3)
     keep = [getattr(block.drop_path1, "keep_prob", 1.0) for block in network.blocks]
     assert keep == pytest.approx([1.0, 0.9, 0.8, 0.7])
     assert keep == [getattr(block.drop_path2, "keep_prob", 1.0) for block in network.blocks]
 
 
 def test_every_random_layer_has_a_stream_of_its_own():
-    network = VisionTransformer(**{**TINY, "depth": 4}, drop=0.1, drop_path=0.3)
+    network = small_network(**{**TINY, "depth": 4}, drop=0.1, drop_path=0.3)
     streams = [cell.stream for _, cell in network.cells_and_names() if hasattr(cell, "stream")]
     assert len(streams) == 1 + 4 * 2 + 3 * 2  # embeddings, dropout of every block, drop path of all but the first
     assert len(set(streams)) == len(streams)
 
 
+def test_a_network_on_a_cpu_is_built_of_the_cpus_layers():
+    network = variant_network("beit_micro_patch8_32", num_classes=3)
+    assert type(network.blocks[0]) is CPU.block
+    assert type(network.patch_embed) is CPU.patch_embed
+
+
+@pytest.mark.parametrize("device", ["GPU", "Ascend"])
+def test_a_network_on_another_device_is_built_of_the_stock_layers(device, monkeypatch):
+    monkeypatch.setattr("src.vit.ms.get_context", {"device_target": device}.__getitem__)
+    network = variant_network("beit_micro_patch8_32", num_classes=3)
+    modules = {type(cell).__module__ for _, cell in network.cells_and_names()}
+    assert "src.layers.cpu" not in modules
+    assert type(network.blocks[0]) is STOCK.block
+
+
 def recipe_network(**options) -> VisionTransformer:
-    network = VisionTransformer(**TINY, **options)
+    network = small_network(**TINY, **options)
     for name, parameter in network.parameters_and_names():
         parameter.set_data(Tensor(weight(name, parameter.shape)))
     return network
 
 
-def test_a_samples_logits_in_training_follow_its_key_and_not_its_place(each_mode):
-    network = recipe_network(drop=0.2, drop_path=0.5).set_train()
+def test_a_samples_logits_in_training_follow_its_key_and_not_its_place(each_mode, layers):
+    network = recipe_network(layers=layers, drop=0.2, drop_path=0.5).set_train()
     rng = np.random.default_rng(0)
     image = rng.standard_normal((6, 3, 16, 16)).astype(np.float32)
     key = rng.integers(-(2**31), 2**31, 6).astype(np.int32)
@@ -267,8 +291,8 @@ def test_a_dropped_sample_gives_the_dropped_branch_no_gradient():
 
 
 def test_training_with_drop_path_needs_a_key(each_mode):
-    network = VisionTransformer(**TINY, drop_path=0.5).set_train()
+    network = small_network(**TINY, drop_path=0.5).set_train()
     with pytest.raises(ValueError, match="training with drop_path > 0 needs `key`"):
         network(Tensor(np.zeros((2, 3, 16, 16), np.float32)))
     # without drop path there is nothing to decide
-    assert VisionTransformer(**TINY).set_train()(Tensor(np.zeros((2, 3, 16, 16), np.float32))).shape == (2, 4)
+    assert small_network(**TINY).set_train()(Tensor(np.zeros((2, 3, 16, 16), np.float32))).shape == (2, 4)

@@ -84,7 +84,7 @@ def assert_logits(checkpoint, wanted: np.ndarray) -> None:
     set_weights(network, matched)
     for name, value in get_weights(network).items():
         np.testing.assert_array_equal(value, matched[name], err_msg=name)
-    image = GOLDEN[f"images/{checkpoint.info.image_size}"]
+    image = GOLDEN[f"images/{checkpoint.info.model.image_size}"]
     found = network(ms.Tensor(image)).asnumpy()
     assert np.abs(found - wanted).max() <= TOLERANCE * np.abs(wanted).max()
 
@@ -94,20 +94,20 @@ def assert_logits(checkpoint, wanted: np.ndarray) -> None:
 
 def test_the_information_is_read_off_the_weights(monkeypatch):
     info = load(monkeypatch, "hf_token.bin").info
-    assert (info.image_size, info.num_classes, info.approximate_gelu) == (48, 10, False)
-    assert (info.rel_pos_bias, info.shared_rel_pos_bias, info.abs_pos_emb) == (False, True, True)
-    assert (info.layer_scale, info.mean_pooling) == (True, False)
+    assert (info.model.image_size, info.model.num_classes, info.model.approximate_gelu) == (48, 10, False)
+    assert (info.model.rel_pos_bias, info.model.shared_rel_pos_bias, info.model.abs_pos_emb) == (False, True, True)
+    assert (info.model.layer_scale, info.model.mean_pooling) == (True, False)
     info = load(monkeypatch, "unilm_abs_pos.pth").info
-    assert (info.rel_pos_bias, info.abs_pos_emb, info.layer_scale) == (False, True, False)
+    assert (info.model.rel_pos_bias, info.model.abs_pos_emb, info.model.layer_scale) == (False, True, False)
     info = load(monkeypatch, "unilm_pt22k.pth").info
-    assert (info.num_classes, info.shared_rel_pos_bias, info.rel_pos_bias) == (0, True, False)
+    assert (info.model.num_classes, info.model.shared_rel_pos_bias, info.model.rel_pos_bias) == (0, True, False)
 
 
 def test_what_the_authors_script_was_told_is_read_from_their_file(monkeypatch):
     checkpoint = load(monkeypatch, "beitv2_training.pth")
     assert (checkpoint.info.mean, checkpoint.info.std) == IMAGENET_DEFAULT_MEAN_STD
     assert checkpoint.info.crop_pct == 0.875
-    assert checkpoint.guessed == {"approximate_gelu", "class_names", "interpolation"}
+    assert checkpoint.guessed == {"approximate_gelu", "class_names", "interpolation", "crop_mode"}
 
 
 @pytest.mark.parametrize(
@@ -134,7 +134,7 @@ def test_the_whole_image_is_evaluated_from_384_pixels_on(tmp_path):
         assert measured(weights).grid == grid
         with pytest.MonkeyPatch.context() as patch:
             info = load(patch, tmp_path / "a.safetensors").info
-        assert (info.image_size, info.crop_pct) == (16 * grid, crop_pct)
+        assert (info.model.image_size, info.crop_pct) == (16 * grid, crop_pct)
 
 
 def write_weights(path: Path, weights: dict[str, np.ndarray]) -> None:
@@ -155,7 +155,7 @@ def test_configuration_beside_a_file_of_timm_is_read(monkeypatch, tmp_path):
     checkpoint = load(monkeypatch, path)
     assert (checkpoint.info.mean, checkpoint.info.std) == ((0.1, 0.2, 0.3), (1.0, 1.0, 1.0))
     assert (checkpoint.info.crop_pct, checkpoint.info.class_names) == (0.95, tuple(names))
-    assert checkpoint.guessed == {"approximate_gelu", "interpolation"}
+    assert checkpoint.guessed == {"approximate_gelu", "interpolation", "crop_mode"}
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(UserError, match=r"config\.json cannot be read .*: mend it or move the weights"):
         load(monkeypatch, path)
@@ -175,12 +175,12 @@ def test_configuration_beside_a_file_of_transformers_is_read(monkeypatch, tmp_pa
     (tmp_path / "preprocessor_config.json").write_text(json.dumps({"image_mean": [0.5] * 3, "image_std": [0.25] * 3}))
     checkpoint = load(monkeypatch, path)
     assert (checkpoint.info.std, checkpoint.info.class_names[9]) == ((0.25, 0.25, 0.25), "class 9")
-    assert checkpoint.guessed == {"crop_pct", "interpolation"}
+    assert checkpoint.guessed == {"crop_pct", "crop_mode"}
     labels = {str(label): f"LABEL_{label}" for label in range(10)}
     config = {"model_type": "beit", "hidden_act": "gelu_new", "id2label": labels}
     (tmp_path / "config.json").write_text(json.dumps(config))
     checkpoint = load(monkeypatch, path)
-    assert (checkpoint.info.class_names, checkpoint.info.approximate_gelu) == ((), True)
+    assert (checkpoint.info.class_names, checkpoint.info.model.approximate_gelu) == ((), True)
 
 
 # ---- architectures ----
@@ -189,8 +189,8 @@ def test_configuration_beside_a_file_of_transformers_is_read(monkeypatch, tmp_pa
 def test_the_arch_is_found_by_sizes_and_checked_against_what_the_user_says(tmp_path):
     path = tmp_path / "a.pth"
     write_weights(path, random_weights())
-    assert load_pretrained(path).info.arch == ANY_ARCH
-    assert load_pretrained(path, arch=ANY_ARCH).info.image_size == 32
+    assert load_pretrained(path).info.model.arch == ANY_ARCH
+    assert load_pretrained(path, arch=ANY_ARCH).info.model.image_size == 32
     with pytest.raises(UserError, match=r"a\.pth has a patch size of 4, arch beit_base_patch16_224 16: give the arch"):
         load_pretrained(path, arch="beit_base_patch16_224")
     with pytest.raises(UserError, match="arch 'beit' is unknown: choose one of"):

@@ -21,7 +21,7 @@ from src.data import assembly as data
 from src.data.decode import read_rgb
 from src.data.heap import keep_freed_memory
 from src.data.image_folder import read_image_folder
-from src.data.transforms import CROP_RATIO, random_crop_box, resized_centre
+from src.data.transforms import EvalTransform, random_crop_box, resize
 
 CONFIG = "beit_base_patch16_224_ft1k"
 MACHINE_ROUNDS = 20
@@ -113,6 +113,7 @@ def pillow(options: dict[str, Any]) -> None:
     keep_freed_memory()
     paths = sorted(Path(options["images"]).rglob("*.jpg"))[:PILLOW_IMAGES]
     rng = np.random.default_rng(0)
+    evaluation = EvalTransform(224, 0.9, (0.5,) * 3, (0.5,) * 3)
     seconds = dict.fromkeys(("decode", "train", "eval"), float("inf"))
     for _ in range(PILLOW_ROUNDS):
         taken = dict.fromkeys(seconds, 0.0)
@@ -120,10 +121,10 @@ def pillow(options: dict[str, Any]) -> None:
             begin = time.perf_counter()
             image = read_rgb(path)
             decoded = time.perf_counter()
-            box = random_crop_box(rng, image.width, image.height, (0.08, 1.0), CROP_RATIO)
-            image.crop(box).resize((224, 224), Image.Resampling.BICUBIC)
+            box = random_crop_box(rng, image.width, image.height, 0.08)
+            resize(image.crop(box), (224, 224), Image.Resampling.BICUBIC)
             cropped = time.perf_counter()
-            resized_centre(image, 248, 224, Image.Resampling.BICUBIC)
+            evaluation.resize_and_crop(image)
             taken["decode"] += decoded - begin
             taken["train"] += cropped - decoded
             taken["eval"] += time.perf_counter() - cropped

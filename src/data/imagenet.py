@@ -21,12 +21,10 @@ from src.data.image_folder import (
     IMAGE_EXTENSIONS,
     ImageFolder,
     check_class_names,
-    check_same_classes,
     read_image_folder,
 )
 from src.data.prefetch import Job, Prefetcher
 from src.data.sampling import batch_generator, epoch_order, local_positions, sample_generator, sample_keys
-from src.data.transforms import LARGEST_ASPECT
 from src.data.unreadable import UnreadableImages, replacements
 from src.errors import UserError
 
@@ -38,7 +36,6 @@ __all__ = [
     "TrainBatch",
     "TrainLoader",
     "check_class_names",
-    "check_same_classes",
     "read_image_folder",
 ]
 
@@ -46,7 +43,7 @@ NO_LABEL = -1
 
 
 class RandomTransform(Protocol):
-    """What training does to an image (see `transforms.train_transform`): fills `out`, float32 [3, S, S]."""
+    """What training does to an image (see `transforms.TrainTransform`): fills `out`, float32 [3, S, S]."""
 
     @property
     def image_size(self) -> int: ...
@@ -55,7 +52,7 @@ class RandomTransform(Protocol):
 
 
 class FixedTransform(Protocol):
-    """What evaluation does to an image (see `transforms.eval_transform`): fills `out`, float32 [3, S, S]."""
+    """What evaluation does to an image (see `transforms.EvalTransform`): fills `out`, float32 [3, S, S]."""
 
     @property
     def image_size(self) -> int: ...
@@ -266,10 +263,7 @@ class _EvalJob:
 
     def do(self, part: int) -> None:
         path = self._loader.folder.paths[self._indices[part]]
-        image = read_rgb(path)
-        if max(image.size) > LARGEST_ASPECT * min(image.size):
-            raise UnreadableImage(path, f"{image.width} x {image.height} pixels are too long and narrow to be resized")
-        self._loader.transform(image, out=self._images[part])
+        self._loader.transform(read_rgb(path), out=self._images[part])
 
     def finish(self) -> EvalBatch:
         label = np.full(len(self._images), NO_LABEL, dtype=np.int32)

@@ -65,7 +65,7 @@ def _random_input(exported: Network, options: OnnxOptions) -> np.ndarray:
         preparation = preparation_of(exported.info, exported.takes_pixels)
         return random_blends(next(folder_batches(options.calibration, preparation, 2 * IMAGES, 2 * IMAGES)))
     draw = random_pixels if exported.takes_pixels else random_images
-    return draw(exported.info.image_size)
+    return draw(exported.info.model.image_size)
 
 
 def _taking_the_same(network: Run, exported: Network) -> Run:

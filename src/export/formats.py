@@ -32,5 +32,5 @@ def write_model(
     if file_format == "MINDIR":
         write_mindir(network, info, path)
         return Network(load_mindir(path), info, fixed_batch=True)
-    write_air(network, info.image_size, path)
+    write_air(network, info.model.image_size, path)
     return None

@@ -31,7 +31,7 @@ def write_mindir(network: nn.Cell, info: ModelInfo, path: Path) -> None:
         for name, text in to_metadata(info).items():
             model.user_info[name] = text
 
-    image = Tensor(shape=[None, 3, info.image_size, info.image_size], dtype=ms.float32)
+    image = Tensor(shape=[None, 3, info.model.image_size, info.model.image_size], dtype=ms.float32)
     ms.export(network, image, file_name=str(path.with_suffix("")), file_format="MINDIR", custom_func=add_metadata)
     # with its weights apart MindSpore calls the graph <name>_graph.mindir; it finds them under any name of its own
     split = path.with_name(f"{path.stem}_graph.mindir")

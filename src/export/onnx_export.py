@@ -45,9 +45,10 @@ def export_onnx(info: ModelInfo, weights: Mapping[str, np.ndarray], path: Path, 
     """
     graph = beit_graph(
         weights,
-        image_size=info.image_size,
-        num_heads=get_variant(info.arch).num_heads,
-        approximate_gelu=info.approximate_gelu,
+        image_size=info.model.image_size,
+        num_heads=get_variant(info.model.arch).num_heads,
+        approximate_gelu=info.model.approximate_gelu,
+        layer_norm_eps=info.model.layer_norm_eps,
         half=options.precision == "fp16",
         pixel_input=PixelInput(info.mean, info.std) if options.with_preprocess else None,
     )

@@ -31,7 +31,6 @@ OUTPUT = "logits"
 # Opset 20 is the first with Gelu as one node, and IR version 9 came with it: the oldest pair that serves.
 OPSET = 20
 IR_VERSION = 9
-LAYER_NORM_EPS = 1e-6
 FIRST_PATCH = 1  # the token before it is the class token
 # Folding the layer scale into a float16 matrix is refused where it costs more than this share of a row. Rounding to 11
 # bits costs 3e-4; a layer scale of 1e-5, which BEiT-large starts from, pushes the values below the least that has them.
@@ -52,8 +51,9 @@ class GraphWriter:
     It writes into the model itself, since `onnx.helper` would copy all the constants twice.
     """
 
-    def __init__(self, half: bool) -> None:
+    def __init__(self, half: bool, layer_norm_eps: float) -> None:
         self._half = half
+        self.layer_norm_eps = layer_norm_eps
         self.model = onnx.ModelProto(ir_version=IR_VERSION, opset_import=[helper.make_opsetid("", OPSET)])
         self.graph = self.model.graph
         self._stored: set[str] = set()
@@ -108,6 +108,7 @@ def beit_graph(
     image_size: int,
     num_heads: int,
     approximate_gelu: bool,
+    layer_norm_eps: float = 1e-6,
     half: bool = False,
     pixel_input: PixelInput | None = None,
 ) -> onnx.ModelProto:
@@ -119,6 +120,7 @@ def beit_graph(
         image_size: side of the input in pixels.
         num_heads: attention heads of a block.
         approximate_gelu: the tanh form of GELU instead of the exact one.
+        layer_norm_eps: epsilon of every layer norm.
         half: float16 where it is safe (see the module).
         pixel_input: normalize inside the graph.
 
@@ -129,7 +131,7 @@ def beit_graph(
     Raises:
         KeyError: for a weight that every BEiT has and that is missing.
     """
-    graph = GraphWriter(half)
+    graph = GraphWriter(half, layer_norm_eps)
     if pixel_input is None:
         image = _value(INPUT, TensorProto.FLOAT, [3, image_size, image_size])
         patches = _cut_planes(graph, weights, image_size)
@@ -284,7 +286,7 @@ def _classify(graph: GraphWriter, weights: Mapping[str, np.ndarray], x: str) -> 
 
 def _layer_norm(graph: GraphWriter, weights: Mapping[str, np.ndarray], name: str, x: str) -> str:
     parameters = [graph.constant(f"{name}.{part}", weights[f"{name}.{part}"]) for part in ("weight", "bias")]
-    return graph.node("LayerNormalization", name, [x, *parameters], axis=-1, epsilon=LAYER_NORM_EPS)
+    return graph.node("LayerNormalization", name, [x, *parameters], axis=-1, epsilon=graph.layer_norm_eps)
 
 
 def _scaled_linear(

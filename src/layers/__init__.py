@@ -1,1 +1,4 @@
-"""The cells BEiT is built of. Nothing here imports anything else of the project."""
+"""The layers of BEiT. They read like the paper; src/layers/cpu.py has faster forms for MindSpore's CPU kernels.
+
+Nothing here imports anything else of the project.
+"""

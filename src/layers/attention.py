@@ -1,53 +1,50 @@
-"""Multi-head self-attention with a query and a value bias, and a bias by relative position."""
+"""Multi-head self-attention with a query bias, a value bias and a relative position bias."""
 
 from __future__ import annotations
 
-import math
+from typing import ClassVar
 
 import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
-from src.layers.broadcast import AddRow
+from src.layers.block_config import BlockConfig
 from src.layers.drop_path_timm import make_dropout
-from src.layers.heads import MergeHeads, SplitHeads
 from src.layers.linear import Linear
 from src.layers.relative_position_bias import bias_table, gather_bias
-from src.layers.softmax import Softmax
 
 
 class Attention(nn.Cell):
     """Attention over the tokens of an image; agrees with the `Attention` of BEiT's authors.
 
-    `qkv` has no bias of its own: queries and values have `q_bias` and `v_bias`, keys have none (a key bias shifts all
-    the scores of a query alike, which the softmax ignores). With `rel_pos_bias` the block has a bias table of its own;
-    `index` is the flattened `relative_position_index` of the `grid` x `grid` patches. `dim` must be a multiple of
-    `num_heads` (`ValueError`).
+    `qkv` has no bias: queries and values have `q_bias` and `v_bias`, keys have none, because a key bias shifts all
+    scores of a query alike and the softmax ignores it. `index` is the flattened `relative_position_index` of the grid.
+    Raises `ValueError` unless `dim` is a multiple of `num_heads`.
     """
 
-    def __init__(
-        self, dim: int, num_heads: int, grid: int, index: Tensor, rel_pos_bias: bool, drop: float, drop_stream: int
-    ) -> None:
+    linear: ClassVar[type[Linear]] = Linear
+
+    def __init__(self, config: BlockConfig, index: Tensor, drop_stream: int) -> None:
         super().__init__()
-        if dim % num_heads:
-            raise ValueError(f"embed_dim {dim} is not a multiple of num_heads {num_heads}")
-        tokens, head_dim = grid * grid + 1, dim // num_heads
-        self.scale = head_dim**-0.5
-        self.q_bias = Parameter(Tensor(np.zeros(dim, np.float32)))
-        self.v_bias = Parameter(Tensor(np.zeros(dim, np.float32)))
-        self.qkv = Linear(dim, 3 * dim, has_bias=False)
-        self.relative_position_bias_table = Parameter(bias_table(grid, num_heads)) if rel_pos_bias else None
+        dim, self.num_heads, precision = config.dim, config.num_heads, config.precision
+        if dim % self.num_heads:
+            raise ValueError(f"embed_dim {dim} is not a multiple of num_heads {self.num_heads}")
+        self.tokens = config.grid * config.grid + 1
+        self.dim, self.head_dim = dim, dim // self.num_heads
+        self.scale = self.head_dim**-0.5
+        self.q_bias = Parameter(Tensor(np.zeros(dim), precision.weight))
+        self.v_bias = Parameter(Tensor(np.zeros(dim), precision.weight))
+        self.qkv = self.linear(dim, 3 * dim, precision, has_bias=False)
+        self.relative_position_bias_table = None
+        if config.rel_pos_bias:
+            table = bias_table(config.grid, self.num_heads, precision.weight)
+            self.relative_position_bias_table = Parameter(table)
         self.index = index
-        self.proj = Linear(dim, dim)
-        self.proj_drop = make_dropout(drop, drop_stream)
-        self.matmul_dtype = ms.float32
-        self.activation_dtype = ms.float32
-        self.scores = ops.BatchMatMul(transpose_b=True)
+        self.proj = self.linear(dim, dim, precision)
+        self.proj_drop = make_dropout(config.drop, drop_stream)
+        self.matmul_dtype, self.activation_dtype = precision.matmul, precision.activation
+        self.query_by_key = ops.BatchMatMul(transpose_b=True)
         self.weighted_sum = ops.BatchMatMul()
-        self.softmax = Softmax()
-        self.split_heads = SplitHeads(tokens, num_heads, head_dim)
-        self.merge_heads = MergeHeads(tokens, num_heads, head_dim)
-        self.add_row = AddRow()
 
     def construct(self, x: Tensor, shared_bias: Tensor | None = None, key: Tensor | None = None) -> Tensor:
         """`x` [B, N, dim], `shared_bias` [heads, N, N], `key` int32 [B] for dropout -> [B, N, dim]."""
@@ -57,22 +54,36 @@ class Attention(nn.Cell):
         return self.proj_drop(self.proj(self.merge_heads(heads)), key)
 
     def queries_keys_values(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """`x` [B, N, dim] -> three of [B, heads, N, head_dim], by one multiplication; the queries are scaled."""
-        q, k, v = self.split_heads(self.qkv(x, ops.concat((self.q_bias, ops.zeros_like(self.q_bias), self.v_bias))))
+        """`x` [B, N, dim] -> three tensors [B, heads, N, head_dim] from one multiplication; the queries are scaled."""
+        bias = ops.concat((self.q_bias, ops.zeros_like(self.q_bias), self.v_bias))
+        q, k, v = self.split_heads(self.qkv(x, bias))
         return q * self.scale, k, v
 
     def probabilities(self, q: Tensor, k: Tensor, shared_bias: Tensor | None) -> Tensor:
-        """How much each query (third axis) attends to each key (last axis): float32 [B, heads, N, N], rows sum to 1."""
-        scores = self.scores(ops.cast(q, self.matmul_dtype), ops.cast(k, self.matmul_dtype))
+        """Attention of each query (third axis) to each key (last axis): float32 [B, heads, N, N], rows sum to 1."""
+        scores = self.query_by_key(ops.cast(q, self.matmul_dtype), ops.cast(k, self.matmul_dtype))
         scores = ops.cast(scores, ms.float32)
         if self.relative_position_bias_table is not None:
-            bias = gather_bias(self.relative_position_bias_table, self.index, q.shape[2])
-            scores = self.add_bias(scores, bias)
+            bias = gather_bias(self.relative_position_bias_table, self.index, self.tokens)
+            scores = self.add_position_bias(scores, ops.cast(bias, ms.float32))
         if shared_bias is not None:
-            scores = self.add_bias(scores, shared_bias)
+            scores = self.add_position_bias(scores, ops.cast(shared_bias, ms.float32))
         return self.softmax(scores)
 
-    def add_bias(self, scores: Tensor, bias: Tensor) -> Tensor:
-        """`scores` float32 [B, heads, N, N] + `bias` [heads, N, N]."""
-        rows = ops.reshape(scores, (scores.shape[0], math.prod(bias.shape)))
-        return ops.reshape(self.add_row(rows, ops.reshape(ops.cast(bias, ms.float32), (-1,))), scores.shape)
+    def split_heads(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """`qkv` [B, N, 3 * heads * head_dim] -> three tensors [B, heads, N, head_dim]."""
+        qkv = ops.reshape(qkv, (qkv.shape[0], self.tokens, 3, self.num_heads, self.head_dim))
+        qkv = ops.transpose(qkv, (2, 0, 3, 1, 4))
+        return qkv[0], qkv[1], qkv[2]
+
+    def merge_heads(self, heads: Tensor) -> Tensor:
+        """`heads` [B, heads, N, head_dim] -> [B, N, dim], the heads side by side."""
+        return ops.reshape(ops.transpose(heads, (0, 2, 1, 3)), (heads.shape[0], self.tokens, self.dim))
+
+    def add_position_bias(self, scores: Tensor, bias: Tensor) -> Tensor:
+        """`scores` [B, heads, N, N] + `bias` [heads, N, N]."""
+        return scores + bias
+
+    def softmax(self, scores: Tensor) -> Tensor:
+        """Softmax over the keys."""
+        return ops.softmax(scores, -1)

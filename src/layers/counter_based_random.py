@@ -1,9 +1,9 @@
-"""Random bits that are a function of (sample key, stream, position) and of nothing else.
+"""Random bits as a function of (sample key, stream, position).
 
-MindSpore's random operators keep their state inside the kernel, where it can be neither read nor restored, and a rank
-or a device draws different numbers from the next. Here a draw is a hash: the same sample gets the same drop path
-decision on any device, on any rank and after any interruption. The hash is the finalizer of MurmurHash3 (Appleby, 32
-bits), written in int32 operators, which wrap around on overflow: the CPU, GPU and Ascend back ends all have them.
+MindSpore's random operators keep their state inside the kernel, where it can be neither read nor restored, and each
+rank draws other numbers. Here a draw is a hash: a sample gets the same drop path decision on every device, on every
+rank and after every interruption. The hash is the finalizer of MurmurHash3 (Appleby, 32 bits) in int32 operators, which
+wrap around on overflow.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from __future__ import annotations
 import mindspore as ms
 from mindspore import Tensor, ops
 
-_RANDOM_BITS = 24  # as many as a float32 in [0, 1) holds exactly
+_RANDOM_BITS = 24  # a float32 in [0, 1) holds 24 bits exactly
 _GOLDEN_RATIO = 0x9E3779B9  # 2^32 / golden ratio: neighboring positions land far apart (Weyl sequence)
 
 
 def as_int32(value: int) -> int:
-    """The int32 with the same 32 low bits as `value`: MindSpore's int32 tensors take no constant above 2^31 - 1."""
+    """Return the int32 with the same 32 low bits as `value`: an int32 tensor accepts no constant above 2^31 - 1."""
     value &= 0xFFFFFFFF
     return value - (1 << 32) if value >> 31 else value
 
@@ -27,10 +27,7 @@ _STEP = as_int32(_GOLDEN_RATIO)
 
 
 def mix(h: Tensor) -> Tensor:
-    """MurmurHash3's finalizer: int32 of any shape -> int32, a bijection that spreads every bit.
-
-    The shifts of int32 are arithmetic, so the sign bits that they copy in are masked away.
-    """
+    """Finalizer of MurmurHash3: int32 of any shape -> int32, a bijection that spreads every bit."""
     h = ops.bitwise_xor(h, _shift_right(h, 16))
     h = h * _MULTIPLIER_1
     h = ops.bitwise_xor(h, _shift_right(h, 13))
@@ -39,7 +36,7 @@ def mix(h: Tensor) -> Tensor:
 
 
 def _shift_right(h: Tensor, bits: int) -> Tensor:
-    """A logical shift: zeros come in from the left."""
+    """Logical shift: the mask clears the sign bits that the arithmetic shift of int32 copies in."""
     return ops.bitwise_and(ops.bitwise_right_shift(h, bits), (1 << (32 - bits)) - 1)
 
 
@@ -48,8 +45,8 @@ def random_bits(key: Tensor, stream: int, positions: int = 1) -> Tensor:
 
     Args:
         key: int32 [B], one random number per sample.
-        stream: the number of the layer that asks, so that two layers decide independently.
-        positions: how many draws each sample needs.
+        stream: the number of the layer, so that two layers decide independently.
+        positions: draws per sample.
 
     Returns:
         int32 [B, positions].
@@ -60,9 +57,9 @@ def random_bits(key: Tensor, stream: int, positions: int = 1) -> Tensor:
 
 
 def keep_mask(key: Tensor, stream: int, keep_prob: float, positions: int = 1) -> Tensor:
-    """1.0 where a draw is kept, which happens with probability `keep_prob`, and 0.0 elsewhere: float32 [B, positions].
+    """Float32 [B, positions]: 1.0 with probability `keep_prob`, otherwise 0.0.
 
-    The comparison is between integers, so that no device rounds it differently.
+    The comparison is between integers, so that every device rounds it alike.
     """
     threshold = round(keep_prob * (1 << _RANDOM_BITS))
     return ops.cast(random_bits(key, stream, positions) < threshold, ms.float32)

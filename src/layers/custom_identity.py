@@ -1,4 +1,4 @@
-"""What stands where BEiT has no layer: no normalization, no drop path, no dropout."""
+"""The identity, which replaces an absent layer norm, drop path or dropout."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from mindspore import Tensor, nn
 
 
 class Identity(nn.Cell):
-    """Gives its first argument back; takes a second one so that it can stand for drop path and dropout."""
+    """Return the first argument; the second one has the place of the random key of drop path and dropout."""
 
     def construct(self, x: Tensor, key: Tensor | None = None) -> Tensor:
         """`x` -> `x`."""

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
 
 def num_relative_distances(height: int, width: int) -> int:
-    """Rows of the bias table of a `height` x `width` grid: every offset between two patches, and three for the class
-    token (class to patch, patch to class, class to class)."""
+    """Rows of the bias table of a `height` x `width` grid.
+
+    One row for every offset between two patches, and three for the class token (class to patch, patch to class, class
+    to class).
+    """
     return (2 * height - 1) * (2 * width - 1) + 3
 
 
 def relative_position_index(height: int, width: int) -> np.ndarray:
-    """Which row of the bias table each pair of tokens reads.
+    """Row of the bias table for each pair of tokens.
 
     Args:
         height, width: patches per column and per row of the image.
@@ -35,28 +39,28 @@ def relative_position_index(height: int, width: int) -> np.ndarray:
 
 
 class RelativePositionBias(nn.Cell):
-    """A bias table shared by all blocks, as BEiT's self-supervised checkpoints have it.
+    """A bias table shared by all blocks, as in BEiT's self-supervised checkpoints.
 
     `index` is int32 [N * N], the flattened `relative_position_index`; one tensor serves the whole network.
     """
 
-    def __init__(self, grid: int, num_heads: int, index: Tensor) -> None:
+    def __init__(self, grid: int, num_heads: int, index: Tensor, dtype: ms.dtype = ms.float32) -> None:
         super().__init__()
-        self.relative_position_bias_table = Parameter(bias_table(grid, num_heads))
+        self.relative_position_bias_table = Parameter(bias_table(grid, num_heads, dtype))
         self.tokens = grid * grid + 1
         self.index = index
 
     def construct(self) -> Tensor:
-        """-> [num_heads, N, N], in the table's type."""
+        """-> [num_heads, N, N], in the type of the table."""
         return gather_bias(self.relative_position_bias_table, self.index, self.tokens)
 
 
-def bias_table(grid: int, num_heads: int) -> Tensor:
-    """A table of zeros, float32 [num_relative_distances, num_heads]: every head starts without a preference."""
-    return Tensor(np.zeros((num_relative_distances(grid, grid), num_heads), np.float32))
+def bias_table(grid: int, num_heads: int, dtype: ms.dtype = ms.float32) -> Tensor:
+    """A table of zeros [num_relative_distances, num_heads]: every head starts without a preference."""
+    return Tensor(np.zeros((num_relative_distances(grid, grid), num_heads)), dtype)
 
 
 def gather_bias(table: Tensor, index: Tensor, tokens: int) -> Tensor:
-    """`table` [rows, heads] read at `index` int32 [tokens * tokens] -> [heads, tokens, tokens]."""
+    """Read `table` [rows, heads] at `index` int32 [tokens * tokens] -> [heads, tokens, tokens]."""
     gathered = ops.gather(ops.transpose(table, (1, 0)), index, 1)
     return ops.reshape(gathered, (table.shape[1], tokens, tokens))

@@ -1,9 +1,13 @@
-"""What a checkpoint says of itself, so that evaluation, prediction and export need no flag to be right."""
+"""The information that a checkpoint or an exported file stores beside its weights."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, dataclass, fields
+from typing import Any
+
+from src.model.model_config import ModelConfig
 
 IMAGENET_INCEPTION_MEAN_STD = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 IMAGENET_DEFAULT_MEAN_STD = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -11,38 +15,62 @@ IMAGENET_DEFAULT_MEAN_STD = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """Everything needed to rebuild a network and to prepare its input.
+    """A network, the names of its classes, and the preparation of its input.
 
-    `mean` and `std` are of RGB values scaled to 0..1; `crop_pct` is the side of the center crop over the side of the
-    resized image; `class_names` may be empty where nobody named the classes. The flags from `rel_pos_bias` on say
-    which parameters the network has.
+    Attributes:
+        class_names: empty if unknown.
+        mean, std: of RGB values scaled to 0..1.
+        crop_pct: side of the center crop over the side of the resized image.
+        interpolation: filter of the resizing.
+        crop_mode: `center` resizes the shorter side, `squash` resizes both sides and ignores the aspect ratio (as timm
+            names them).
     """
 
-    arch: str
-    image_size: int
-    num_classes: int
+    model: ModelConfig
     class_names: tuple[str, ...] = ()
     mean: tuple[float, float, float] = IMAGENET_INCEPTION_MEAN_STD[0]
     std: tuple[float, float, float] = IMAGENET_INCEPTION_MEAN_STD[1]
     crop_pct: float = 0.9
     interpolation: str = "bicubic"
-    approximate_gelu: bool = False
-    rel_pos_bias: bool = True
-    shared_rel_pos_bias: bool = False
-    abs_pos_emb: bool = False
-    layer_scale: bool = True
-    mean_pooling: bool = True
+    crop_mode: str = "center"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all fields, those of `model` among them, as values of JSON."""
+        values = asdict(self)
+        return {**values.pop("model"), **values}
+
+    @staticmethod
+    def from_dict(values: Mapping[str, Any]) -> ModelInfo:
+        """Invert `to_dict`; a field that an older version did not write gets its default.
+
+        Raises `ValueError`, naming the fields, for unknown fields and for missing ones without a default.
+        """
+        unknown = sorted(set(values) - set(ALL_FIELDS))
+        if unknown:
+            raise ValueError(f"unknown fields {', '.join(unknown)}")
+        missing = [name for name in REQUIRED_FIELDS if name not in values]
+        if missing:
+            raise ValueError(f"missing fields {', '.join(missing)}")
+        tuples: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
+        }
+        model = {name: tuples.pop(name) for name in MODEL_FIELDS if name in tuples}
+        return ModelInfo(ModelConfig(**model), **tuples)
 
     def to_json(self) -> str:
-        """One line of JSON with every field."""
-        return json.dumps(asdict(self))
+        """Return one line of JSON with every field."""
+        return json.dumps(self.to_dict())
 
     @staticmethod
     def from_json(text: str) -> ModelInfo:
-        """The inverse of `to_json`. Raises `ValueError` for text that lacks a field or holds an unknown one."""
+        """Invert `to_json`; raises `ValueError` as `from_dict` does."""
         values = json.loads(text)
-        names = {field.name for field in fields(ModelInfo)}
-        if not isinstance(values, dict) or set(values) != names:
-            raise ValueError(f"model information must hold exactly the fields {', '.join(sorted(names))}")
-        tuples = {key: tuple(value) for key, value in values.items() if isinstance(value, list)}
-        return ModelInfo(**{**values, **tuples})
+        if not isinstance(values, dict):
+            raise ValueError("the model information is not a JSON object")
+        return ModelInfo.from_dict(values)
+
+
+MODEL_FIELDS = tuple(field.name for field in fields(ModelConfig))
+INPUT_FIELDS = tuple(field.name for field in fields(ModelInfo) if field.name != "model")
+ALL_FIELDS = MODEL_FIELDS + INPUT_FIELDS
+REQUIRED_FIELDS = tuple(field.name for field in fields(ModelConfig) if field.default is MISSING)

@@ -20,14 +20,8 @@ def attention_picture(image: Image.Image, attention: np.ndarray, info: ModelInfo
 
     `attention` is float32 [patches, patches] (see `Predictor.attention`); the colors span its own least and most.
     """
-    transform = eval_transform(
-        image_size=info.image_size,
-        crop_pct=info.crop_pct,
-        mean=info.mean,
-        std=info.std,
-        interpolation=info.interpolation,
-    )
-    picture = seen_part(image, transform, enlarged=-(-SMALLEST_SIDE // info.image_size))
+    transform = eval_transform(info)
+    picture = seen_part(image, transform, enlarged=-(-SMALLEST_SIDE // info.model.image_size))
     low, high = float(attention.min()), float(attention.max())
     levels = (attention - low) / (high - low) if high > low else np.zeros_like(attention)
     smooth = Image.fromarray(levels.astype(np.float32)).resize(picture.size, Image.Resampling.BILINEAR)

@@ -12,7 +12,6 @@ from PIL import Image
 
 from src.data.decode import UnreadableImage, read_rgb
 from src.data.prefetch import Prefetcher
-from src.data.transforms import LARGEST_ASPECT
 from src.prediction.preparation import Preparation
 
 Source = str | os.PathLike[str] | Image.Image | np.ndarray
@@ -67,16 +66,13 @@ class _BatchInTheMaking:
 
 
 def as_image(source: Source) -> Image.Image:
-    """`source` in mode RGB. Raises `UnreadableImage`, also for an image that is too narrow to be resized."""
+    """`source` in mode RGB. Raises `UnreadableImage`."""
     if isinstance(source, Image.Image):
         image = source.convert("RGB")
     elif isinstance(source, np.ndarray):
         image = Image.fromarray(source).convert("RGB")
     else:
         image = read_rgb(source)
-    if max(image.size) > LARGEST_ASPECT * min(image.size):
-        reason = f"{image.width} x {image.height} pixels are too long and narrow to be resized"
-        raise UnreadableImage("an image" if isinstance(source, (Image.Image, np.ndarray)) else source, reason)
     return image
 
 

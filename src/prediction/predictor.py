@@ -89,8 +89,8 @@ class Predictor:
         if not path.is_file():
             raise UserError(f"{path} does not exist: give a checkpoint, an ONNX file or a MINDIR file")
         network = _load(path, arch, device_target, device_id)
-        if arch is not None and arch != network.info.arch:
-            raise UserError(f"{path} is a {network.info.arch}, not a {arch}: leave out --arch, or give its own")
+        if arch is not None and arch != network.info.model.arch:
+            raise UserError(f"{path} is a {network.info.model.arch}, not a {arch}: leave out --arch, or give its own")
         return Predictor(network, batch_size=batch_size, num_workers=num_workers)
 
     def predict(self, images: Iterable[Source]) -> Iterator[Prediction | Unreadable]:

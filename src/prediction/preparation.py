@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from src.data.transforms import EvalTransform, center_crop, eval_transform, resize_shorter_side
+from src.data.transforms import EvalTransform, eval_transform
 from src.model.model_info import ModelInfo
 
 
@@ -24,14 +24,8 @@ class Preparation:
 
 def preparation_of(info: ModelInfo, takes_pixels: bool) -> Preparation:
     """Resize and crop as `info` says, and normalize unless the network `takes_pixels` (see `Network`)."""
-    transform = eval_transform(
-        image_size=info.image_size,
-        crop_pct=info.crop_pct,
-        mean=info.mean,
-        std=info.std,
-        interpolation=info.interpolation,
-    )
-    size = info.image_size
+    transform = eval_transform(info)
+    size = info.model.image_size
     if not takes_pixels:
         return Preparation(transform, (3, size, size), np.dtype(np.float32))
 
@@ -43,5 +37,4 @@ def preparation_of(info: ModelInfo, takes_pixels: bool) -> Preparation:
 
 def seen_part(image: Image.Image, transform: EvalTransform, enlarged: int = 1) -> Image.Image:
     """The part of `image` that the network sees, a square of `enlarged` times the network's own size."""
-    resized = resize_shorter_side(image, transform.resized * enlarged, transform.resample)
-    return center_crop(resized, transform.image_size * enlarged)
+    return transform.resize_and_crop(image, enlarged)

@@ -79,7 +79,7 @@ def _mistake_tiles(outcomes: Outcomes, images: ImageFolder) -> list[Tile]:
     """The images of the surest mistakes, as far as they fit and can be read."""
     tiles: list[Tile] = []
     for index in outcomes.mistakes()[: COLUMNS * ROWS]:
-        path = images.paths[index]
+        path = Path(images.paths[index])
         label, said = images.classes[outcomes.label[index]], images.classes[outcomes.predicted[index]]
         if (picture := thumbnail(path)) is not None:
             tiles.append(Tile(picture, (f"said {outcomes.confidence[index]:.1%} {said}", f"is {label}", path.name)))

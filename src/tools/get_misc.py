@@ -16,9 +16,10 @@ from typing import IO, Any
 import numpy as np
 
 from src.config import Config
-from src.data.assembly import build_eval_loader, describe_model
+from src.data.assembly import build_eval_loader, describe_model, model_config
 from src.data.imagenet import EvalLoader, ImageFolder, TrainLoader, check_class_names
 from src.errors import UserError
+from src.model.model_config import TrainingOptions
 from src.model.model_info import ModelInfo
 from src.report.of_run import report_on
 from src.runtime.device import start_device
@@ -40,7 +41,6 @@ from src.tools.callback import (
     Summaries,
     UnreadableLines,
 )
-from src.tools.cell import set_amp_level
 from src.tools.compile_cache import CompileCache, cache_key
 from src.tools.criterion import SoftTargetCrossEntropy
 from src.tools.curves import CurvesPicture
@@ -157,22 +157,11 @@ def new_state(config: Config, loader: TrainLoader, rates: np.ndarray) -> RunStat
 
 
 def build_network(config: Config) -> VisionTransformer:
-    """The network with its initial weights, in training mode, at float32; see `prepare_precision`."""
-    network = create_model(
-        config.arch,
-        image_size=config.image_size,
-        num_classes=config.num_classes,
-        drop=config.drop,
-        drop_path=config.drop_path,
-        layer_scale_init_value=config.layer_scale_init_value,
-        rel_pos_bias=config.rel_pos_bias,
-        shared_rel_pos_bias=config.shared_rel_pos_bias,
-        abs_pos_emb=config.abs_pos_emb,
-        mean_pooling=config.mean_pooling,
-        approximate_gelu=not config.disable_approximate_gelu,
-        init_scale=config.init_scale,
-        seed=config.seed,
+    """Build the network with its initial weights, in training mode."""
+    training = TrainingOptions(
+        config.drop, config.drop_path, config.layer_scale_init_value, config.init_scale, config.seed
     )
+    network = create_model(model_config(config), training, config.amp_level)
     network.set_train(True)
     return network
 
@@ -211,7 +200,7 @@ def read_checkpoint(config: Config) -> tuple[Checkpoint, ModelInfo]:
     path = Path(str(config.pretrained))
     checkpoint = load_pretrained(path, arch=config.arch)
     if config.num_classes == 0:
-        config = dataclasses.replace(config, num_classes=checkpoint.info.num_classes)
+        config = dataclasses.replace(config, num_classes=checkpoint.info.model.num_classes)
     return checkpoint, agreed_info(checkpoint.info, checkpoint.guessed, describe_model(config, ()), path)
 
 
@@ -219,18 +208,16 @@ def check_labels(config: Config, info: ModelInfo, images: ImageFolder) -> None:
     """Refuse images whose class folders are not the network's classes: their labels would mean something else."""
     if info.class_names:
         check_class_names(info.class_names, images, f"the checkpoint {config.pretrained}")
-    elif len(images.classes) != info.num_classes:
+    elif len(images.classes) != info.model.num_classes:
         raise UserError(
-            f"{config.pretrained} is for {info.num_classes} classes and {images.root} holds "
+            f"{config.pretrained} is for {info.model.num_classes} classes and {images.root} holds "
             f"{len(images.classes)} class folders: give one folder for each class"
         )
 
 
 def rebuild(config: Config, checkpoint: Checkpoint, info: ModelInfo) -> VisionTransformer:
     """The checkpoint's network at the precision of `amp_level`, in evaluation mode."""
-    network = rebuild_network(info, checkpoint.weights, Path(str(config.pretrained)))
-    set_amp_level(network, config.amp_level)
-    return network
+    return rebuild_network(info, checkpoint.weights, Path(str(config.pretrained)), config.amp_level)
 
 
 def build_learning_rates(config: Config, steps_per_epoch: int) -> np.ndarray:
@@ -250,7 +237,6 @@ def build_learning_rates(config: Config, steps_per_epoch: int) -> np.ndarray:
 
 def build_train_step(config: Config, network: VisionTransformer, rates: np.ndarray, ranks: Ranks) -> TrainStep:
     """The training step. Load the weights first: the moving average and float16's masters start as copies of them."""
-    set_amp_level(network, config.amp_level)
     parameters = network.trainable_params()
     groups = parameter_groups(
         ((parameter.name, parameter.shape) for parameter in parameters),

@@ -31,10 +31,10 @@ def load_weights(network: nn.Cell, path: Path, *, approximate_gelu: bool) -> Che
     fitted, report = fit_weights(checkpoint.weights, parameter_shapes(network), path)
     set_weights(network, fitted)
     logger.info("pretrained weights of %s:\n%s", path, report.table())
-    if "approximate_gelu" not in checkpoint.guessed and checkpoint.info.approximate_gelu != approximate_gelu:
+    if "approximate_gelu" not in checkpoint.guessed and checkpoint.info.model.approximate_gelu != approximate_gelu:
         logger.info(
             "note: the pretrained network has the %s GELU and this run the %s one (disable_approximate_gelu)",
-            *(("tanh", "exact") if checkpoint.info.approximate_gelu else ("exact", "tanh")),
+            *(("tanh", "exact") if checkpoint.info.model.approximate_gelu else ("exact", "tanh")),
         )
     return checkpoint
 

@@ -1,55 +1,59 @@
-"""Whether the options of a run agree with what a checkpoint says of itself. Imports no MindSpore."""
+"""Agreement between the options of a run and the information that a checkpoint stores. Imports no MindSpore."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 from src.errors import UserError
-from src.model.model_info import ModelInfo
+from src.model.model_info import ALL_FIELDS, ModelInfo
 
-# The option that sets a field, where it has another name.
+# Options whose name differs from the field's.
 OPTION_NAMES = {
     "mean": "imagenet_default_mean_and_std (mean)",
     "std": "imagenet_default_mean_and_std (std)",
     "approximate_gelu": "disable_approximate_gelu",
     "layer_scale": "layer_scale_init_value",
 }
-# Not compared: no option states them.
-WITHOUT_OPTION = ("class_names", "interpolation")
+# Fields without an option: the checkpoint's value counts.
+WITHOUT_OPTION = ("class_names", "interpolation", "crop_mode", "layer_norm_eps")
 
 
 def agreed_info(info: ModelInfo, guessed: Iterable[str], wanted: ModelInfo, path: Path) -> ModelInfo:
-    """`info` of the checkpoint `path`, with the fields that the file left open as `wanted` has them.
+    """Return `info` of the checkpoint `path`, with the fields that the file does not store taken from `wanted`.
 
     Args:
-        info: what the checkpoint says of itself.
-        guessed: names of the fields that it does not say (`Checkpoint.guessed`).
-        wanted: the same as the options of the run say it.
+        info: read from the checkpoint.
+        guessed: names of the fields that are not stored in the file (`Checkpoint.guessed`).
+        wanted: the information that the options of the run give.
 
-    Raises `UserError`, naming both values of each, where `wanted` contradicts what the checkpoint says, and for a
-    checkpoint without a head.
+    Raises `UserError`, naming both values of each field that differs, and for a checkpoint without a head.
     """
     require_head(info, path)
-    compared = [field.name for field in fields(ModelInfo) if field.name not in WITHOUT_OPTION]
-    open_fields = {name: getattr(wanted, name) for name in compared if name in set(guessed)}
-    pairs = [(name, getattr(wanted, name), getattr(info, name)) for name in compared if name not in open_fields]
-    wrong = [_contradiction(name, given, stated) for name, given, stated in pairs if given != stated]
+    options, stored = wanted.to_dict(), info.to_dict()
+    compared = [name for name in ALL_FIELDS if name not in WITHOUT_OPTION]
+    not_stored = {name: options[name] for name in compared if name in set(guessed)}
+    wrong = [
+        _contradiction(name, options[name], stored[name])
+        for name in compared
+        if name not in not_stored and options[name] != stored[name]
+    ]
     if wrong:
-        raise UserError(f"the options contradict {path}: {'; '.join(wrong)}: change the options, or leave the file")
-    return replace(info, **open_fields)
+        raise UserError(
+            f"the options contradict {path}: {'; '.join(wrong)}: change these options, or give another checkpoint"
+        )
+    return ModelInfo.from_dict(stored | not_stored)
 
 
 def require_head(info: ModelInfo, path: Path) -> None:
-    """Raise `UserError` for a self-supervised checkpoint, which has nothing to classify with."""
-    if not info.num_classes:
+    """Raise `UserError` for a checkpoint without a classification head, such as a self-supervised one."""
+    if not info.model.num_classes:
         raise UserError(f"{path} has no classification head: fine-tune it with train.py first")
 
 
 def _contradiction(name: str, given: Any, stated: Any) -> str:
-    """Both values, in the words of the option."""
+    """Describe both values in terms of the option."""
     if name == "approximate_gelu":  # the option asks for the opposite
         given, stated = not given, not stated
     if name == "layer_scale":

@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from src.errors import UserError
-from src.model.model_info import IMAGENET_DEFAULT_MEAN_STD, ModelInfo
+from src.model.model_config import ModelConfig
+from src.model.model_info import IMAGENET_DEFAULT_MEAN_STD, INPUT_FIELDS, ModelInfo
 from src.weights.arrays import as_weights
 from src.weights.checkpoint import MODEL_INFO, Checkpoint, assemble, read_entries, read_start
 from src.weights.ckpt_file import looks_like_ckpt
-from src.weights.model_hub import stated_beside
+from src.weights.model_hub import HF_LAYER_NORM_EPS, stated_beside
 from src.weights.names import INDEX_BUFFER, recognize, to_authors
 from src.weights.safetensors_file import looks_like_safetensors
-from src.weights.sizes import Sizes, find_arch, measure, model_info
+from src.weights.sizes import find_arch, measure, model_config
 from src.weights.state_dict import find_state_dict, script_arguments
 from src.weights.torch_file import looks_like_torch, open_torch_file
 
-# Fields of ModelInfo that weights themselves cannot say.
-UNSEEN = ("class_names", "mean", "std", "crop_pct", "interpolation", "approximate_gelu")
+# Fields of ModelInfo that weights do not show.
+UNSEEN = (*INPUT_FIELDS, "approximate_gelu", "layer_norm_eps")
 
-# Fields that they do say (the first one only where there is a table of positions).
+# Fields that weights show (the first one only with a position table).
 SEEN = (
     *("image_size", "num_classes", "rel_pos_bias", "shared_rel_pos_bias"),
     *("abs_pos_emb", "layer_scale", "mean_pooling"),
@@ -69,17 +70,20 @@ def load_pretrained(path: Path | str, *, arch: str | None = None, ema: bool = Fa
 
 
 def _own(checkpoint: Checkpoint, path: Path, arch: str | None, ema: bool) -> Checkpoint:
-    if arch is not None and arch != checkpoint.info.arch:
-        raise UserError(f"{path} is a {checkpoint.info.arch}, not a {arch}: give its own arch")
+    if arch is not None and arch != checkpoint.info.model.arch:
+        raise UserError(f"{path} is a {checkpoint.info.model.arch}, not a {arch}: give its own arch")
     if ema and checkpoint.ema is None:
         raise UserError(f"{path} holds no averaged weights: leave out --ema")
     weights = as_weights(checkpoint.ema if ema and checkpoint.ema is not None else checkpoint.weights, path)
     sizes = measure(weights, path)
-    measured = model_info(sizes, checkpoint.info.arch)
+    stored, measured = checkpoint.info.model, model_config(sizes, checkpoint.info.model.arch)
     for field in SEEN if sizes.grid else SEEN[1:]:
-        said, found = getattr(checkpoint.info, field), getattr(measured, field)
+        said, found = getattr(stored, field), getattr(measured, field)
         if said != found:
-            raise UserError(f"{path} says {field} {said}, its weights say {found}: it was changed by another program")
+            raise UserError(
+                f"{path} stores {field} {said}, but its weights have {found} (another program changed it): "
+                "use the original file"
+            )
     if ema:
         return Checkpoint(weights, checkpoint.info)
     return replace(checkpoint, weights=weights)
@@ -99,27 +103,28 @@ def _foreign(
 ) -> Checkpoint:
     weights = as_weights(to_authors(arrays, source, path), path)
     sizes = measure(weights, path)
-    stated = {**stated_beside(path), **stated}
-    info = _complete(model_info(sizes, find_arch(sizes, arch, path)), sizes, stated, path)
-    guessed = frozenset(field.name for field in fields(ModelInfo) if field.name in UNSEEN) - frozenset(stated)
-    return Checkpoint(weights, info, format=source, guessed=guessed)
-
-
-def _complete(info: ModelInfo, sizes: Sizes, stated: Mapping[str, Any], path: Path) -> ModelInfo:
-    """`info` with what is stated, and the best guess for the rest of what weights cannot say."""
-    guess: dict[str, Any] = {}
-    if info.image_size >= 384:
-        guess["crop_pct"] = CROP_PCT_FROM_384
-    if any(word in path.name for word in ("beitv2", "pt1k")):
-        # trained on ImageNet-1k alone, which the authors do with ImageNet's own mean and std
-        guess["mean"], guess["std"] = IMAGENET_DEFAULT_MEAN_STD
-    info = replace(info, **{**guess, **stated})
+    model = model_config(sizes, find_arch(sizes, arch, path))
+    stated = {**stated_beside(path, model.image_size), **stated}
+    if source != "hf":
+        stated["layer_norm_eps"] = ModelConfig.layer_norm_eps  # the same in all networks of the authors and timm
+    info = ModelInfo.from_dict(asdict(model) | _guess(path, source, model.image_size) | stated)
     if info.class_names and len(info.class_names) != sizes.num_classes:
         raise UserError(
             f"{path}: config.json beside it names {len(info.class_names)} classes, the head has {sizes.num_classes}: "
             "move the weights to a folder of their own"
         )
-    return info
+    return Checkpoint(weights, info, format=source, guessed=frozenset(UNSEEN) - frozenset(stated))
+
+
+def _guess(path: Path, source: str, image_size: int) -> dict[str, Any]:
+    """Guess the fields that the file does not store."""
+    guess: dict[str, Any] = {"layer_norm_eps": HF_LAYER_NORM_EPS} if source == "hf" else {}
+    if image_size >= 384:
+        guess["crop_pct"] = CROP_PCT_FROM_384
+    if any(word in path.name for word in ("beitv2", "pt1k")):
+        # trained on ImageNet-1k alone, for which the authors use ImageNet's own mean and std
+        guess["mean"], guess["std"] = IMAGENET_DEFAULT_MEAN_STD
+    return guess
 
 
 def _stated_by_script(arguments: Mapping[str, Any]) -> dict[str, Any]:

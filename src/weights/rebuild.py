@@ -1,4 +1,4 @@
-"""The network that a checkpoint describes, with its weights."""
+"""Rebuild the network of a checkpoint, with its weights."""
 
 from __future__ import annotations
 
@@ -13,23 +13,15 @@ from src.vit import VisionTransformer, create_model
 from src.weights.agreement import require_head
 
 
-def rebuild_network(info: ModelInfo, weights: Mapping[str, np.ndarray], path: Path) -> VisionTransformer:
-    """Build the network of `info`, load `weights` (float32, the authors' names) into it and set it to evaluation.
+def rebuild_network(
+    info: ModelInfo, weights: Mapping[str, np.ndarray], path: Path, amp_level: str = "O0"
+) -> VisionTransformer:
+    """Build the network of `info` with `weights` (float32, the authors' names), in evaluation mode.
 
     `path` names the checkpoint in errors. Raises `UserError` for a checkpoint without a classification head.
     """
     require_head(info, path)
-    network = create_model(
-        info.arch,
-        image_size=info.image_size,
-        num_classes=info.num_classes,
-        layer_scale_init_value=1.0 if info.layer_scale else 0.0,
-        rel_pos_bias=info.rel_pos_bias,
-        shared_rel_pos_bias=info.shared_rel_pos_bias,
-        abs_pos_emb=info.abs_pos_emb,
-        mean_pooling=info.mean_pooling,
-        approximate_gelu=info.approximate_gelu,
-    )
+    network = create_model(info.model, amp_level=amp_level)
     for name, parameter in network.parameters_and_names():
-        parameter.set_data(Tensor(weights[name]))
+        parameter.set_data(Tensor(weights[name], parameter.dtype))
     return network.set_train(False)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from src.errors import UserError
-from src.model.model_info import ModelInfo
+from src.model.model_config import ModelConfig
 from src.model.variants import VARIANTS, Variant, get_variant
 from src.weights.names import SHARED_TABLE, TABLE
 
@@ -123,9 +123,9 @@ def find_arch(sizes: Sizes, arch: str | None, path: Path) -> str:
     return next((name for name in fitting if _has_image_size(sizes, VARIANTS[name])), fitting[0])
 
 
-def model_info(sizes: Sizes, arch: str) -> ModelInfo:
-    """What the weights say of their network; the rest of the fields stay at their defaults."""
-    return ModelInfo(
+def model_config(sizes: Sizes, arch: str) -> ModelConfig:
+    """Return the network that the weights describe; fields that weights do not show keep their defaults."""
+    return ModelConfig(
         arch=arch,
         image_size=sizes.grid * sizes.patch_size or get_variant(arch).image_size,
         num_classes=sizes.num_classes,

@@ -20,12 +20,12 @@ from pathlib import Path
 import numpy as np
 
 from src.errors import UserError
-from src.model.model_info import ModelInfo
 from src.tools.resume import ResumePoint, find_resume_point, training_state
 from src.tools.starting_point import load_weights, restore
 from src.trainer.loop import RunState
-from src.vit import VisionTransformer, create_model
+from src.vit import VisionTransformer
 from src.weights.checkpoint import Checkpoint, save_checkpoint
+from tests.networks import model_info, variant_network
 
 ARCH = "beit_micro_patch8_32"
 
@@ -39,7 +39,7 @@ def main() -> int:
     logging.getLogger("beit").setLevel(logging.CRITICAL)
     rng = random.Random(words.seed)
     counts: Counter[str] = Counter()
-    network = create_model(ARCH, num_classes=3, seed=1)
+    network = variant_network(ARCH, num_classes=3, seed=1)
     untouched = values(network)
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
@@ -61,7 +61,7 @@ def main() -> int:
                 counts[f"{kind}, {how}: {outcome}"] += 1
             if not same(values(network), untouched):
                 counts["LOADED IN PART"] += 1
-                network = create_model(ARCH, num_classes=3, seed=1)
+                network = variant_network(ARCH, num_classes=3, seed=1)
             path.unlink()
     print(f"{words.files} damaged checkpoints")
     for line, count in sorted(counts.items()):
@@ -71,11 +71,11 @@ def main() -> int:
 
 def whole_checkpoint() -> Checkpoint:
     """A checkpoint in the middle of a run, with all that one can hold."""
-    weights = values(create_model(ARCH, num_classes=3, seed=0))
+    weights = values(variant_network(ARCH, num_classes=3, seed=0))
     state = RunState(9, 5, 8, np.zeros(45), epoch=1, step=1)
     return Checkpoint(
         weights=weights,
-        info=ModelInfo(ARCH, 32, 3, class_names=("a", "b", "c")),
+        info=model_info(ARCH, 32, 3, class_names=("a", "b", "c")),
         ema={name: array / 2 for name, array in weights.items()},
         optimizer={"iteration": np.int32(6), **{f"m.{name}": array * 3 for name, array in weights.items()}},
         training=training_state(state, {"base_lr": 0.1, "seed": 0}),

@@ -1,0 +1,52 @@
+"""Networks of any size from flat options, as the recipes of the golden values list them."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+from src.layers.cpu import CPU
+from src.layers.layers import STOCK, Layers
+from src.layers.precision import AMP_LEVELS
+from src.model.model_config import ModelConfig, TrainingOptions
+from src.model.model_info import ModelInfo
+from src.model.variants import Variant, get_variant
+from src.vit import VisionTransformer, create_model
+
+IMPLEMENTATIONS = {"stock": STOCK, "cpu": CPU}
+
+
+def small_network(*, amp_level: str = "O0", layers: Layers = CPU, **options: Any) -> VisionTransformer:
+    """A network of the sizes and options given under the names of `Variant`, `ModelConfig` and `TrainingOptions`."""
+    options = {"arch": "none", "num_classes": 1000, **options}
+    options["layer_scale"] = options.get("layer_scale_init_value", 0.1) > 0
+
+    def chosen(kind: type) -> dict[str, Any]:
+        return {field.name: options[field.name] for field in fields(kind) if field.name in options}
+
+    known = {field.name for kind in (Variant, ModelConfig, TrainingOptions) for field in fields(kind)}
+    assert not set(options) - known, set(options) - known
+    return VisionTransformer(
+        Variant(**chosen(Variant)),
+        ModelConfig(**chosen(ModelConfig)),
+        TrainingOptions(**chosen(TrainingOptions)),
+        AMP_LEVELS[amp_level],
+        layers,
+    )
+
+
+def variant_network(
+    arch: str, *, layers: Layers | None = None, amp_level: str = "O0", **options: Any
+) -> VisionTransformer:
+    """The network of a named architecture, with options as in `small_network`."""
+    options = {"image_size": get_variant(arch).image_size, "num_classes": 1000, **options}
+    model = {field.name: options.pop(field.name) for field in fields(ModelConfig) if field.name in options}
+    return create_model(ModelConfig(arch, **model), TrainingOptions(**options), amp_level, layers)
+
+
+def model_info(
+    arch: str, image_size: int, num_classes: int, class_names: tuple[str, ...] = (), **options: Any
+) -> ModelInfo:
+    """A `ModelInfo` from the fields of its `ModelConfig` and its own."""
+    values = {"arch": arch, "image_size": image_size, "num_classes": num_classes, "class_names": class_names, **options}
+    return ModelInfo.from_dict(values)
