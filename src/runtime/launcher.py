@@ -156,11 +156,12 @@ class _Run:
         return None
 
     def _blame(self, code: int, output: IO[str]) -> None:
-        """Name the scheduler as the cause, and have the ranks save and end."""
+        """Name the scheduler as the cause, unless a rank has failed before, and have the ranks save and end."""
         self._scheduler_failed = True
         output.seek(0)
         last = (output.read().strip().splitlines() or ["no message"])[-1]
-        self._failure = f"error: the scheduler ended before the ranks (exit code {code}: {last}), which were stopped"
+        if self._failure is None:
+            self._failure = f"error: the scheduler ended before the ranks (exit code {code}: {last}) and stopped them"
         self._mpirun.send_signal(STOP)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
