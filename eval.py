@@ -18,7 +18,7 @@ def main() -> None:
     images = data.read_validation_images(config)
 
     # MindSpore takes seconds to import: --help, a wrong flag and a wrong folder do not wait
-    from src.report.of_run import report_on
+    from src.report.report import report_on
     from src.runtime.distributed import wait_for_all
     from src.tools import get_misc as build
 

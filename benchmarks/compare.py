@@ -110,7 +110,9 @@ def write(path: Path, results: list[Result], machine: Machine, facts: dict[str, 
     path.write_text(json.dumps(report, indent=1) + "\n")
     bars = [Bar(r.name, *r.ratio, target=r.target_ratio) for r in results if r.ratio is not None]
     if bars:
-        bar_chart("speed over timm's (memory: share of it); orange: wanted", bars).save(path.with_suffix(".png"))
+        bar_chart("speed relative to timm (memory: share of it); orange: target", bars).savefig(
+            path.with_suffix(".png")
+        )
 
 
 if __name__ == "__main__":

@@ -21,15 +21,13 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from src.prediction.batches import image_batches
+from src.data.image_batches import image_batches, preparation_of
 from src.prediction.find_images import find_images
 from src.prediction.journal import Journal
 from src.prediction.onnx_network import load_onnx
-from src.prediction.predict_files import predict_files
-from src.prediction.predictions_file import Details, write_predictions
+from src.prediction.predict_files import Details, predict_files
+from src.prediction.predictions_file import write_predictions
 from src.prediction.predictor import Predictor
-from src.prediction.preparation import preparation_of
-from src.prediction.progress import Progress
 
 WIDTH, HEIGHT, QUALITY = 500, 375, 90
 NUM_WORKERS = 8  # infer.py's default
@@ -104,9 +102,8 @@ def run_all(run: Callable[[np.ndarray], np.ndarray], batches: list[np.ndarray]) 
 def predict_folder(predictor: Predictor, folder: Path) -> None:
     images = find_images(folder)
     with tempfile.TemporaryDirectory() as place, Journal(Path(place) / "p.json", {}, resume=False) as journal:
-        with Progress(len(images), 0, quiet=True) as progress:
-            predict_files(predictor, images, journal, progress, Details(), top=1)
-        write_predictions(Path(place) / "p.json", journal.records(), Details())
+        predict_files(predictor, images, journal, Details(), quiet=True)
+        write_predictions(Path(place) / "p.json", journal.records(), probabilities=False)
 
 
 def decode(folder: Path, preparation: object, batch_size: int) -> None:

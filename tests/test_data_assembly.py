@@ -31,7 +31,7 @@ def test_num_classes_0_takes_the_number_of_training_classes(tmp_path, data):
     config = with_class_count(config, train)
     assert config.num_classes == len(COLORS)
     assert next(build_train_loader(config, train).epoch(0)).target.shape == (8, 3)
-    assert describe_model(config, train.classes).num_classes == 3
+    assert describe_model(config, train.classes).model.num_classes == 3
 
 
 def test_a_wrong_num_classes_gives_an_error_with_both_numbers_and_the_folder(tmp_path, data):
@@ -53,7 +53,7 @@ def test_mixup_is_on_if_an_alpha_and_the_probability_are_above_0(tmp_path, data)
     ):
         config = read_config(write_config(tmp_path, data, **values))
         loader = build_train_loader(config, read_data(config)[0])
-        assert (loader.mixup is not None) == mixed
+        assert (loader.targets.mixup is not None) == mixed
 
 
 def test_evaluation_uses_the_mean_of_the_model_and_the_shard_of_the_rank(tmp_path, data):

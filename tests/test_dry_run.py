@@ -11,7 +11,7 @@ import pytest
 from mindspore import Tensor, nn
 from PIL import Image
 
-from src.data.imagenet import EvalLoader, TrainLoader, read_image_folder
+from src.data.imagenet import Division, EvalLoader, Targets, TrainLoader, read_image_folder
 from src.data.transforms import EvalTransform, TrainOptions, TrainTransform
 from src.errors import UserError
 from src.tools.dry_run import Memory, Timing, told, try_out
@@ -53,7 +53,7 @@ def loaders(tmp_path):
     means = {"mean": (0.5,) * 3, "std": (0.5,) * 3}
     train = TrainTransform(TrainOptions(image_size=8, min_crop=1, interpolation="bicubic", **means))
     return (
-        TrainLoader(folder, train, None, 3, batch_size=4, seed=0, num_workers=1),
+        TrainLoader(folder, train, Targets(3), Division(4), seed=0, num_workers=1),
         EvalLoader(folder, EvalTransform(image_size=8, crop_pct=1.0, **means), 4, 1),
     )
 

@@ -130,7 +130,7 @@ def test_what_makes_a_run_is_what_its_training_depends_on():
     divided = replace(config, batch_size=config.batch_size // 2, accumulation_steps=2, device_num=2, device_id=3)
     moved = replace(divided, data_url="elsewhere", logs_root_dir="logs", num_parallel_workers=1, resume="auto")
     assert run_options(moved, 1000, 50, 4) == options
-    for changes in ({"seed": 1}, {"epochs": 7}, {"drop_path": 0.5}, {"with_ema": True}, {"crop_pct": 0.5}):
+    for changes in ({"seed": 1}, {"epochs": 70}, {"drop_path": 0.5}, {"with_ema": True}, {"crop_pct": 0.5}):
         assert run_options(replace(config, **changes), 1000, 50, 4) != options
     assert run_options(config, 1001, 50, 4) != options
     assert run_options(config, 1000, 50, 2) != options

@@ -161,12 +161,12 @@ def test_ctrl_c_saves_and_ends(trained, tmp_path):
         (["--batch_size", "50"], "training folder {data}/train gives 24 images, fewer than one step takes: 50"),
         (["--batch_size", "7", "--mixup", "0.8"], "batch_size=7: mixup and cutmix mix images in pairs"),
         (["--auto_augment", "rnad-m9"], "rnad"),
-        (["--device_target", "Ascend"], "device_target is Ascend, and MindSpore finds none on this machine"),
+        (["--device_target", "Ascend"], "device_target is Ascend but MindSpore finds none"),
         (["--device_num", "2"], "device_num is 2 and this is one process: start it with scripts/run_distribute"),
         (["--pretrained", "missing.ckpt"], "missing.ckpt cannot be read (No such file or directory)"),
         (["--exclude_epoch_state", "no"], "exclude_epoch_state is False and pretrained is empty"),
         (["--resume", "missing.ckpt"], "missing.ckpt cannot be read (No such file or directory)"),
-        (["--warmup_length", "3"], "warmup_length is 3, expected at most epochs, which is 2"),
+        (["--warmup_length", "3"], "warmup_length is 3 but epochs is 2"),
     ],
 )
 def test_a_users_mistake_is_one_line_and_leaves_no_checkpoint(trained, tmp_path, monkeypatch, capsys, words, expected):

@@ -23,7 +23,7 @@ from src.data.heap import keep_freed_memory
 from src.data.image_folder import read_image_folder
 from src.data.transforms import EvalTransform, random_crop_box, resize
 
-CONFIG = "beit_base_patch16_224_ft1k"
+CONFIG = "beit_base_patch16_224_ft1k_authors"
 MACHINE_ROUNDS = 20
 PILLOW_ROUNDS, PILLOW_IMAGES = 5, 128
 STEPS = 1000  # of the schedule; more than are taken

@@ -9,7 +9,15 @@ from typing import TypeVar
 from src.config import Config
 from src.data.augment.mixup import Mixup
 from src.data.augment.random_erasing import RandomErasing
-from src.data.imagenet import EvalLoader, ImageFolder, TrainLoader, check_class_names, read_image_folder
+from src.data.imagenet import (
+    Division,
+    EvalLoader,
+    ImageFolder,
+    Targets,
+    TrainLoader,
+    check_class_names,
+    read_image_folder,
+)
 from src.data.transforms import TrainOptions, TrainTransform, eval_transform
 from src.errors import UserError
 from src.model.model_config import ModelConfig
@@ -78,15 +86,10 @@ def build_train_loader(config: Config, folder: ImageFolder, rank: int = 0, ranks
     return TrainLoader(
         folder,
         TrainTransform(options),
-        mixup,
-        num_classes=config.num_classes,
-        batch_size=config.batch_size,
+        Targets(config.num_classes, config.label_smoothing, mixup),
+        Division(config.batch_size, rank, ranks, config.accumulation_steps),
         seed=config.seed,
         num_workers=config.num_parallel_workers,
-        rank=rank,
-        ranks=ranks,
-        accumulation_steps=config.accumulation_steps,
-        label_smoothing=config.label_smoothing,
         max_bad_images=config.max_bad_images,
     )
 

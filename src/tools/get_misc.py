@@ -21,7 +21,7 @@ from src.data.imagenet import EvalLoader, ImageFolder, TrainLoader, check_class_
 from src.errors import UserError
 from src.model.model_config import TrainingOptions
 from src.model.model_info import ModelInfo
-from src.report.of_run import report_on
+from src.report.report import report_on
 from src.runtime.device import start_device
 from src.runtime.distributed import (
     Ranks,
