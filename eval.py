@@ -7,8 +7,8 @@ from pathlib import Path
 
 from src.config import parse_args
 from src.data import assembly as data
-from src.errors import exit_code
 from src.runtime.gpu_libraries import require_gpu
+from src.runtime.rank import run_script
 
 
 def main() -> None:
@@ -41,4 +41,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(exit_code(main))
+    run_script(main)

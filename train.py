@@ -6,8 +6,8 @@ import sys
 
 from src.config import parse_args
 from src.data import assembly as data
-from src.errors import exit_code
 from src.runtime.gpu_libraries import require_gpu
+from src.runtime.rank import run_script
 
 
 def main() -> int:
@@ -54,4 +54,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(exit_code(main))
+    run_script(main)

@@ -15,6 +15,7 @@ from mindspore import Tensor, nn
 
 from src.evaluation.classification import Counts
 from src.runtime.distributed import StopVote, first_difference, join, launched_ranks, total_over_ranks, wait_for_all
+from src.runtime.rank import run_script
 from src.tools.cell import weights_checksum
 from src.tools.criterion import Classification, SoftTargetCrossEntropy
 from src.tools.optimizer import create_optimizer, parameter_groups
@@ -80,4 +81,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

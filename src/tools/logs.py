@@ -30,7 +30,9 @@ def start_logging(file: Path | None, *, terminal: bool) -> None:
         logger.removeHandler(handler)
         handler.close()
     if terminal:
-        logger.addHandler(_BesideTheBar())
+        handler = _BesideTheBar()
+        handler.addFilter(lambda record: record.levelno < logging.ERROR)  # standard error has these
+        logger.addHandler(handler)
     if file is not None:
         to_file = logging.FileHandler(file, encoding="utf-8", errors="backslashreplace")
         to_file.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
