@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from src.config import parse_args
+from src.config import EvalConfig, parse_args
 from src.data import assembly as data
 from src.runtime.gpu_libraries import require_gpu
 from src.runtime.rank import run_script
@@ -13,7 +13,7 @@ from src.runtime.rank import run_script
 
 def main() -> None:
     """Print the loss and the accuracies, in percent, over the validation images."""
-    config = parse_args(sys.argv[1:], "eval")
+    config: EvalConfig = parse_args(sys.argv[1:], "eval")
     require_gpu(config.device_target)
     images = data.read_validation_images(config)
 

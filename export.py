@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from src.config import parse_args
+from src.config import Config, parse_args
 from src.errors import UserError, exit_code
 from src.prediction.find_images import find_images
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def main() -> None:
     """Rebuild the network, write it, compare the file with the network, and only then let it appear."""
-    config = parse_args(sys.argv[1:], "export")
+    config: Config = parse_args(sys.argv[1:], "export")
     refuse_air_elsewhere(config.file_format, config.device_target)
     calibration, agreement = (folder_of_images(name) for name in (config.calibration_folder, config.agreement_folder))
 

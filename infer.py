@@ -16,7 +16,7 @@ from src.weights.class_names import read_class_names
 
 def main() -> None:
     """Print `PATH (class: N)` for every image and write the file; unreadable images end in exit code 1."""
-    config = parse_args(sys.argv[1:], "infer")
+    config: InferConfig = parse_args(sys.argv[1:], "infer")
     prepare_output("output", Path(config.output), FORMATS)
     for option in ("contact_sheet", "attention"):
         if getattr(config, option) is not None:

@@ -7,19 +7,16 @@ MindSpore, which takes seconds, so that `--help` and wrong input are answered at
 from __future__ import annotations
 
 import re
-import typing
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from src.errors import UserError
 from src.model.variants import VARIANTS, get_variant, patch_grid
-from src.options import command_line, config_file
-from src.options.command_line import Script
-from src.options.config_file import as_yaml
+from src.options.command_line import Script, parse
+from src.options.config_file import read_values, write_values
 from src.options.declaration import borrowed, option
-
-__all__ = ["SCRIPTS", "Config", "as_yaml", "find_config", "parse_args", "read_config"]
 
 DATASET = "Dataset"
 AUGMENT = "Augmentations"
@@ -220,9 +217,7 @@ class Config:
 class TrainConfig(Config):
     """Options of train.py."""
 
-    dry_run: bool = option(
-        TRAINING, False, "build everything, take two steps and estimate the run's time and memory", of_call=True
-    )
+    dry_run: bool = option(TRAINING, False, "build everything, take two steps and estimate the run's time and memory")
 
 
 @dataclass(frozen=True)
@@ -233,7 +228,6 @@ class EvalConfig(Config):
         TRAINING,
         None,
         "folder for a report: accuracy by class, confusion matrix, highest-confidence errors",
-        of_call=True,
     )
 
     def conflicts(self) -> Iterator[str]:
@@ -247,7 +241,7 @@ class EvalConfig(Config):
 class PreviewConfig(Config):
     """Options of src/data/preview.py."""
 
-    output: str = option(PREVIEW, "preview.png", "PNG file to draw", of_call=True)
+    output: str = option(PREVIEW, "preview.png", "PNG file to draw")
 
 
 @dataclass(frozen=True)
@@ -278,45 +272,30 @@ class InferConfig:
     device_target: str = borrowed(Config, "device_target", PREDICTION)
 
 
-# A script with options of its own, such as pre-training, is another dataclass above, a row here and an overload below.
-SHIPPED_CONFIGS = Path(__file__).parent / "configs"
+# A script with options of its own, such as pre-training, is another dataclass above and a row here.
 CONFIG_PATH = {"config_path": "a YAML file or the name of one in src/configs"}
 PRETRAINED = CONFIG_PATH | {"pretrained": "a checkpoint"}
 DATA_PATH = {"data_path": "an image or a folder of images", "checkpoint": "a checkpoint, an ONNX file or a MINDIR file"}
-SCRIPTS: dict[str, Script] = {
-    "train": Script("python train.py", "Fine-tune BEiT on folders of images.", TrainConfig, CONFIG_PATH),
-    "eval": Script("python eval.py", "Evaluate a checkpoint on the validation images.", EvalConfig, PRETRAINED),
-    "export": Script("python export.py", "Export a checkpoint to ONNX, MINDIR or AIR.", Config, PRETRAINED),
-    "infer": Script("python infer.py", "Predict the classes of images.", InferConfig, DATA_PATH, file=Config),
-    "preview": Script(
-        "python -m src.data.preview",
-        "Draw a training batch as the network sees it beside the evaluation view of the same images.",
-        PreviewConfig,
-        CONFIG_PATH,
-    ),
+PREVIEW_TEXT = "Draw a training batch as the network sees it beside the evaluation view of the same images."
+SCRIPTS = {
+    "train": Script("python train.py", "Fine-tune BEiT on folders of images.", TrainConfig, CONFIG_PATH, Config),
+    "eval": Script("python eval.py", "Evaluate a checkpoint on the validation images.", EvalConfig, PRETRAINED, Config),
+    "export": Script("python export.py", "Export a checkpoint to ONNX, MINDIR or AIR.", Config, PRETRAINED, Config),
+    "infer": Script("python infer.py", "Predict the classes of images.", InferConfig, DATA_PATH, Config),
+    "preview": Script("python -m src.data.preview", PREVIEW_TEXT, PreviewConfig, CONFIG_PATH, Config),
 }
 
 
-@typing.overload
-def parse_args(argv: Sequence[str], script: typing.Literal["train"]) -> TrainConfig: ...
-@typing.overload
-def parse_args(argv: Sequence[str], script: typing.Literal["eval"]) -> EvalConfig: ...
-@typing.overload
-def parse_args(argv: Sequence[str], script: typing.Literal["export"]) -> Config: ...
-@typing.overload
-def parse_args(argv: Sequence[str], script: typing.Literal["infer"]) -> InferConfig: ...
-@typing.overload
-def parse_args(argv: Sequence[str], script: typing.Literal["preview"]) -> PreviewConfig: ...
-def parse_args(argv: Sequence[str], script: str) -> Config | InferConfig:
+def parse_args(argv: Sequence[str], script: str) -> Any:
     """Return the options of `script`, a key of `SCRIPTS`: see `src.options.command_line.parse`."""
-    return command_line.parse(argv, SCRIPTS[script], SHIPPED_CONFIGS)
-
-
-def find_config(word: str) -> Path:
-    """Return the config file that `word` names: see `src.options.config_file.find_config`."""
-    return config_file.find_config(word, SHIPPED_CONFIGS)
+    return parse(argv, SCRIPTS[script])
 
 
 def read_config(path: Path) -> Config:
     """Return the values of a YAML file; raises `UserError` as `parse_args` does."""
-    return Config(**config_file.read_values(path, Config))
+    return Config(**read_values(path, Config))
+
+
+def as_yaml(config: Config) -> str:
+    """Return a config file of the values of `config`, without the options of one script."""
+    return write_values(config, Config)

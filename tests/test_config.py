@@ -12,8 +12,9 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from src.config import Config, InferConfig, find_config, parse_args, read_config
+from src.config import Config, InferConfig, parse_args, read_config
 from src.errors import UserError
+from src.options.config_file import find_config
 from src.options.declaration import declared
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -208,6 +209,13 @@ def test_yaml_values_are_read_as_on_the_command_line(tmp_path, text, name, value
         (["--beta", "0.9"], ["--beta is 0.9", "numbers, 2 of them, at least 0, less than 1"]),
         (["--with_ema", "perhaps"], ["--with_ema is perhaps", "True or False"]),
         (["--amp_level", "O4"], ["--amp_level is O4", "one of O0, O1, O2, O3"]),
+        (["--num_parallel_workers", "0"], ["--num_parallel_workers is 0", "at least 1"]),
+        (["--aa_interpolation", "cubic"], ["--aa_interpolation is cubic", "nearest, bilinear, bicubic, lanczos"]),
+        (["--re_mode", "noise"], ["--re_mode is noise", "const, rand, pixel"]),
+        (["--re_count", "0"], ["--re_count is 0", "at least 1"]),
+        (["--mixup_mode", "half"], ["--mixup_mode is half", "batch, pair, elem"]),
+        (["--mixup", "-1"], ["--mixup is -1", "at least 0"]),
+        (["--cutmix", "-1"], ["--cutmix is -1", "at least 0"]),
         (
             ["--arch", "beit_base_patch16_244"],
             ["--arch is beit_base_patch16_244", "did you mean beit_base_patch16_224?"],

@@ -13,7 +13,8 @@ from mindspore import nn
 from PIL import Image
 
 from src.config import Config, EvalConfig, as_yaml, parse_args, read_config
-from src.data.imagenet import EvalLoader, read_image_folder
+from src.data.image_folder import read_image_folder
+from src.data.imagenet import EvalLoader
 from src.data.transforms import EvalTransform
 from src.errors import UserError
 from src.evaluation.classification import EvalResult

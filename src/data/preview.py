@@ -16,7 +16,7 @@ from PIL import Image
 from src.config import PreviewConfig, parse_args
 from src.data.assembly import build_eval_loader, build_train_loader, describe_model, read_data, with_class_count
 from src.data.decode import read_rgb
-from src.data.imagenet import ImageFolder
+from src.data.image_folder import ImageFolder
 from src.errors import UserError, exit_code
 from src.files.png_file import save_png
 from src.pictures.tiles import SIDE, Tile, tile_sheet
@@ -28,7 +28,7 @@ LEAST_SHARE = 0.005  # a class with a smaller share of a mixed image would read 
 
 def main() -> None:
     """Print the number of images and classes of both folders and write the picture."""
-    config = parse_args(sys.argv[1:], "preview")
+    config: PreviewConfig = parse_args(sys.argv[1:], "preview")
     output = Path(config.output)
     if output.suffix.lower() != ".png":
         raise UserError(f"output is {output} but the preview is a PNG file; give a name that ends in .png")
@@ -60,7 +60,6 @@ def draw_preview(config: PreviewConfig, train: ImageFolder, output: Path) -> int
     evaluated = build_eval_loader(config_used, info, train).transform
     indices = loader.first_images(config.start_epoch)[:IMAGES]
     batch = next(iter(loader.epoch(config.start_epoch)))
-    loader.close()
     tiles = []
     for index, image, target in zip(indices, batch.image, batch.target):
         view = np.empty_like(image)

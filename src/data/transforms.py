@@ -36,14 +36,17 @@ Box = tuple[int, int, int, int]
 """(left, upper, right, lower), in pixels."""
 
 
-@dataclass(frozen=True)
-class TrainOptions:
-    """Options of `TrainTransform`.
+@dataclass
+class TrainTransform:
+    """Random resized crop, flip, augmentation policy or color jitter, normalization and random erasing.
+
+    Equals timm's `create_transform(is_training=True)` as the authors of BEiT call it, except that the authors pad and
+    crop images of 32 pixels or fewer. Raises `UserError` for an unknown policy.
 
     Attributes:
         image_size: side of the result in pixels.
         min_crop: smallest area of the random resized crop, as a share of the image.
-        interpolation: filter of the crop and of `auto_augment` (see `FILTERS`); `random` draws one for each use.
+        interpolation: filter of the crop and of `auto_augment`, a key of `FILTERS`; `random` draws one for each use.
         mean, std: of RGB values in 0..1.
         auto_augment: policy in timm's grammar (see `parse_policy`), or None.
         color_jitter: strength of the color jitter, which runs without a policy and with 3-Augment's policies only.
@@ -61,37 +64,26 @@ class TrainOptions:
     hflip: float = 0.5
     erasing: RandomErasing | None = None
 
-
-class TrainTransform:
-    """Random resized crop, flip, augmentation policy or color jitter, normalization and random erasing.
-
-    Equals timm's `create_transform(is_training=True)` as the authors of BEiT call it, except that the authors pad and
-    crop images of 32 pixels or fewer. Raises `UserError` for an unknown interpolation or policy.
-    """
-
-    def __init__(self, options: TrainOptions) -> None:
-        policy = options.auto_augment
-        self.image_size = options.image_size
-        self._options = options
-        self._filters = _filters("aa_interpolation", options.interpolation)
-        self._augment = auto_augment(policy, self._filters, options.mean) if policy else None
-        self._color_jitter = 0.0 if policy and "3a" not in policy else options.color_jitter
+    def __post_init__(self) -> None:
+        policy, self._filters = self.auto_augment, FILTERS[self.interpolation]
+        self._augment = auto_augment(policy, self._filters, self.mean) if policy else None
+        self._jitters = self.color_jitter > 0 and (not policy or "3a" in policy)
 
     def __call__(self, image: Image.Image, rng: np.random.Generator, out: np.ndarray | None = None) -> np.ndarray:
         """Return the transformed image, float32 [3, S, S], written into `out` if given."""
-        options, filters = self._options, self._filters
-        box = random_crop_box(rng, image.width, image.height, options.min_crop)
+        filters, side = self._filters, self.image_size
+        box = random_crop_box(rng, image.width, image.height, self.min_crop)
         resample = filters[int(rng.random() * len(filters))] if len(filters) > 1 else filters[0]
-        image = resize(image.crop(box), (self.image_size, self.image_size), resample)
-        if rng.random() < options.hflip:
+        image = resize(image.crop(box), (side, side), resample)
+        if rng.random() < self.hflip:
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         if self._augment is not None:
             image = self._augment(image, rng)
-        if self._color_jitter > 0:
-            image = jitter_colors(image, *draw_jitter(rng, self._color_jitter))
-        array = normalize(image, options.mean, options.std, out)
-        if options.erasing is not None:
-            options.erasing(array, rng)
+        if self._jitters:
+            image = jitter_colors(image, *draw_jitter(rng, self.color_jitter))
+        array = normalize(image, self.mean, self.std, out)
+        if self.erasing is not None:
+            self.erasing(array, rng)
         return array
 
 
@@ -113,8 +105,10 @@ class EvalTransform:
     crop_mode: str = "center"
 
     def __post_init__(self) -> None:
-        if len(_filters("interpolation", self.interpolation)) > 1:
-            raise UserError("interpolation is random; evaluation takes nearest, bilinear, bicubic or lanczos")
+        if len(FILTERS.get(self.interpolation, ())) != 1:
+            raise UserError(
+                f"interpolation is {self.interpolation!r}; set it to nearest, bilinear, bicubic or lanczos, for evaluation"
+            )
         if not 0 < self.crop_pct <= 1:
             raise UserError(f"crop_pct is {self.crop_pct}; set it above 0 and at most 1")
         if self.crop_mode not in CROP_MODES:
@@ -140,12 +134,6 @@ def eval_transform(info: ModelInfo) -> EvalTransform:
     """Return the transform for the network of `info`."""
     size = info.model.image_size
     return EvalTransform(size, info.crop_pct, info.mean, info.std, info.interpolation, info.crop_mode)
-
-
-def _filters(option: str, interpolation: str) -> tuple[Image.Resampling, ...]:
-    if interpolation not in FILTERS:
-        raise UserError(f"{option} is {interpolation!r}; set it to one of {', '.join(FILTERS)}")
-    return FILTERS[interpolation]
 
 
 def resize(

@@ -5,10 +5,9 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Iterator
-from itertools import islice
 
 from src.data.decode import UnreadableImage
-from src.data.sampling import replacement_generator
+from src.data.sampling import REPLACEMENT, generator
 from src.errors import UserError, without_control_characters
 
 logger = logging.getLogger("beit")
@@ -57,6 +56,7 @@ class UnreadableImages:
 
 
 def replacements(seed: int, epoch: int, index: int, images: int) -> Iterator[int]:
-    """Return the indices to try in place of image number `index`; they depend on the arguments only."""
-    rng = replacement_generator(seed, epoch, index)
-    return islice((int(rng.integers(images)) for _ in iter(int, 1)), MAX_REPLACEMENTS)
+    """Yield the indices to try in place of image number `index`; they depend on the arguments only."""
+    rng = generator(seed, REPLACEMENT, epoch, index)
+    for _ in range(MAX_REPLACEMENTS):
+        yield int(rng.integers(images))

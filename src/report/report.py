@@ -12,7 +12,8 @@ import numpy as np
 from mindspore import nn
 
 from src.config import Config, as_yaml
-from src.data.imagenet import EvalLoader, ImageFolder
+from src.data.image_folder import ImageFolder
+from src.data.imagenet import EvalLoader
 from src.errors import UserError
 from src.evaluation.classification import EvalResult
 from src.files.atomic_file import write_atomically

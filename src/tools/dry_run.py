@@ -61,7 +61,6 @@ def try_out(epoch_steps: EpochSteps, task: Task, state: RunState) -> Timing:
 def _time_loader(loader: Loader, epoch: int) -> float:
     batches = min(BATCHES_TIMED, loader.steps_per_epoch * loader.accumulation_steps)
     seconds = _timed(lambda: list(islice(loader.epoch(epoch), batches)))
-    loader.close()
     return seconds / batches * loader.accumulation_steps
 
 

@@ -7,7 +7,8 @@ from itertools import islice
 
 from src.config import Config
 from src.data.assembly import build_eval_loader, build_train_loader, describe_model, model_config
-from src.data.imagenet import EvalLoader, ImageFolder, TrainBatch, check_class_names
+from src.data.image_folder import ImageFolder, check_class_names
+from src.data.imagenet import EvalLoader, TrainBatch
 from src.errors import UserError
 from src.evaluation import classification
 from src.evaluation.classification import EvalResult
@@ -89,7 +90,6 @@ def evaluate_network(
         return classification.evaluate(network, islice(loader, batches), ranks)
     finally:
         network.set_train(training)
-        loader.close()
 
 
 def report_best(config: Config, task: Task, folders: Folders | None, images: ImageFolder) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from mindspore import nn
 
 from src.config import CALLBACKS, EXPORT, HARDWARE, Config
-from src.data.imagenet import ImageFolder, check_class_names
+from src.data.image_folder import ImageFolder, check_class_names
 from src.errors import UserError
 from src.model.model_info import ModelInfo
 from src.tools.cell import weights_of

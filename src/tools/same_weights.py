@@ -10,7 +10,7 @@ from typing import Any
 
 from mindspore import nn
 
-from src.data.imagenet import ImageFolder
+from src.data.image_folder import ImageFolder
 from src.errors import RunError
 from src.runtime.distributed import Ranks, first_difference, require_agreement
 from src.tools.cell import weights_checksum

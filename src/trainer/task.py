@@ -36,9 +36,6 @@ class Loader(Protocol):
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
         """Iterate over the micro-batches of an epoch from step `start_step`."""
 
-    def close(self) -> None:
-        """Stop every epoch that was begun and not finished."""
-
 
 class Metric(NamedTuple):
     """A number that describes the network after an epoch or within a step.

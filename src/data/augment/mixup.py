@@ -10,10 +10,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from src.errors import UserError
-
-MIXUP_MODES = ("batch", "pair", "elem")
-
 
 @dataclass(frozen=True)
 class Mixing:
@@ -49,14 +45,6 @@ class Mixup:
     mode: str = "batch"
     off_epoch: float = 0.0
     correct_lam: bool = True
-
-    def __post_init__(self) -> None:
-        if self.mode not in MIXUP_MODES:
-            raise UserError(f"mixup_mode is {self.mode!r}; set it to one of {', '.join(MIXUP_MODES)}")
-        if min(self.mixup_alpha, self.cutmix_alpha) < 0 or self.mixup_alpha + self.cutmix_alpha == 0:
-            raise UserError(
-                f"mixup is {self.mixup_alpha} and cutmix is {self.cutmix_alpha}; set neither below 0 and one above 0"
-            )
 
     def active(self, epoch: int) -> bool:
         """Return whether images are mixed in this epoch."""
