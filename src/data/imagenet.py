@@ -72,6 +72,7 @@ class Targets:
     mixup: Mixup | None = None
 
 
+@dataclass(eq=False)
 class TrainLoader:
     """Shuffled, augmented and mixed batches of this rank.
 
@@ -88,37 +89,29 @@ class TrainLoader:
     Raises `UserError` if the folder does not fill one global batch, and for mixup with an odd batch size.
     """
 
-    def __init__(
-        self,
-        folder: ImageFolder,
-        transform: TrainTransform,
-        targets: Targets,
-        division: Division,
-        seed: int,
-        num_workers: int,
-        max_bad_images: float = 0.0,
-    ) -> None:
-        global_batch = division.global_batch
-        if len(folder) < global_batch:
+    folder: ImageFolder
+    transform: TrainTransform
+    targets: Targets
+    division: Division
+    seed: int
+    num_workers: int
+    max_bad_images: float = 0.0
+
+    def __post_init__(self) -> None:
+        images, division = len(self.folder), self.division
+        self.global_batch, self.accumulation_steps = division.global_batch, division.accumulation_steps
+        if images < self.global_batch:
             raise UserError(
-                f"training folder {folder.root} has {len(folder)} images but one step takes {global_batch} "
+                f"training folder {self.folder.root} has {images} images but one step takes {self.global_batch} "
                 f"(batch_size {division.batch_size} x {division.ranks} devices x accumulation_steps "
                 f"{division.accumulation_steps}); lower one of them"
             )
-        if targets.mixup is not None and division.batch_size % 2:
+        if self.targets.mixup is not None and division.batch_size % 2:
             raise UserError(
                 f"batch_size is {division.batch_size} but mixup and cutmix mix images in pairs; set an even batch_size"
             )
-        self.folder = folder
-        self.transform = transform
-        self.targets = targets
-        self.division = division
-        self.seed = seed
-        self.num_workers = num_workers
-        self.unreadable = UnreadableImages(len(folder), max_bad_images)
-        self.global_batch = global_batch
-        self.accumulation_steps = division.accumulation_steps
-        self.steps_per_epoch = len(folder) // global_batch
+        self.unreadable = UnreadableImages(images, self.max_bad_images)
+        self.steps_per_epoch = images // self.global_batch
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[TrainBatch]:
         """Return the micro-batches of an epoch from step `start_step` on, `accumulation_steps` of them per step."""
@@ -177,6 +170,7 @@ class TrainLoader:
         raise last
 
 
+@dataclass(eq=False)
 class EvalLoader:
     """Every image of a folder once, in the order of the folder, dealt out to the ranks in turn.
 
@@ -184,21 +178,12 @@ class EvalLoader:
     has no image left has `valid` 0. Raises `UnreadableImage` (a `UserError`) in place of a batch with such an image.
     """
 
-    def __init__(
-        self,
-        folder: ImageFolder,
-        transform: EvalTransform,
-        batch_size: int,
-        num_workers: int,
-        rank: int = 0,
-        ranks: int = 1,
-    ) -> None:
-        self.folder = folder
-        self.transform = transform
-        self.batch_size = batch_size
-        self.num_workers = num_workers
-        self.rank = rank
-        self.ranks = ranks
+    folder: ImageFolder
+    transform: EvalTransform
+    batch_size: int
+    num_workers: int
+    rank: int = 0
+    ranks: int = 1
 
     def __len__(self) -> int:
         """Return the number of batches, which is the same on every rank."""

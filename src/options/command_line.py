@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -40,7 +40,10 @@ def parse(argv: Sequence[str], script: Script) -> Any:
     Raises `UserError` for everything that the options do not accept; `--help` prints and exits as in argparse.
     """
     options = declared(script.options)
-    words = vars(_parser(script).parse_args(list(argv)))
+    known, unknown = _parser(script).parse_known_args(argv)
+    if unknown:
+        raise _unknown(unknown[0].split("=")[0], options)
+    words = vars(known)
     config_path = words.pop(CONFIG_PATH)
     values: dict[str, Any] = {}
     if config_path is not None:
@@ -58,21 +61,18 @@ def parse(argv: Sequence[str], script: Script) -> Any:
     return script.options(**values)
 
 
+def _unknown(word: str, options: Iterable[str]) -> UserError:
+    if not word.startswith("-"):
+        return UserError(f"'{word}' is not expected here; give options as --name value (see --help)")
+    flags = [f"--{name}" for name in ("help", "config", CONFIG_PATH, *options)]
+    return UserError(f"{word} is not an option{did_you_mean(word, flags) or '; see --help'}")
+
+
 class _Parser(argparse.ArgumentParser):
-    """argparse that raises `UserError` and suggests the closest flag."""
+    """argparse that raises `UserError`."""
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}; see --help")
-
-    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
-        known, unknown = self.parse_known_args(args, namespace)
-        if unknown:
-            word = unknown[0].split("=")[0]
-            if not word.startswith("-"):
-                raise UserError(f"'{word}' is not expected here; give options as --name value (see --help)")
-            flags = [flag for action in self._actions for flag in action.option_strings]
-            raise UserError(f"{word} is not an option{did_you_mean(word, flags) or '; see --help'}")
-        return known
 
 
 def _parser(script: Script) -> _Parser:
