@@ -203,7 +203,6 @@ class EvalConfig(Config):
     report: str | None = option(TRAINING, None, "folder for a report: accuracy by class, confusions, worst errors")
 
     def conflicts(self) -> Iterator[str]:
-        """Yield those of `Config`, and a report of several devices."""
         yield from super().conflicts()
         if self.report is not None and self.device_num > 1:
             yield f"report is {self.report} but device_num is {self.device_num}; set device_num to 1"

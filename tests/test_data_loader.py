@@ -341,6 +341,7 @@ def test_a_step_beyond_the_epoch_is_refused(folder):
 
 
 def test_threads_start_with_the_first_batch_and_end_with_the_last(folder):
+    assert_no_workers_left()
     batches = loader(folder, num_workers=3).epoch(0)
     assert worker_threads() == []
     next(batches)

@@ -68,14 +68,8 @@ def build_train_loader(config: Config, folder: ImageFolder, rank: int = 0, ranks
     )
     mixup = None
     if config.mixup_prob > 0 and (config.mixup > 0 or config.cutmix > 0):
-        mixup = Mixup(
-            mixup_alpha=config.mixup,
-            cutmix_alpha=config.cutmix,
-            prob=config.mixup_prob,
-            switch_prob=config.switch_prob,
-            mode=config.mixup_mode,
-            off_epoch=config.mixup_off_epoch,
-        )
+        alphas, probabilities = (config.mixup, config.cutmix), (config.mixup_prob, config.switch_prob)
+        mixup = Mixup(*alphas, *probabilities, config.mixup_mode, config.mixup_off_epoch)
     return TrainLoader(
         folder,
         transform,

@@ -15,13 +15,12 @@ import numpy as np
 from PIL import Image
 
 from src.data.augment.mixup import Mixing, Mixup, mix_images, mix_targets
-from src.data.decode import UnreadableImage, read_rgb
+from src.data.decode import UnreadableImage, UnreadableImages, read_rgb
 from src.data.image_batches import Preparation, image_batches
 from src.data.image_folder import ImageFolder
 from src.data.prefetch import Job, prefetch
-from src.data.sampling import BATCH, SAMPLE, epoch_order, generator, local_positions, sample_keys
+from src.data.sampling import BATCH, SAMPLE, epoch_order, generator, local_positions, replacements, sample_keys
 from src.data.transforms import EvalTransform, TrainTransform
-from src.data.unreadable import UnreadableImages, replacements
 from src.errors import UserError
 
 NO_LABEL = -1
@@ -51,11 +50,6 @@ class Division:
     rank: int = 0
     ranks: int = 1
     accumulation_steps: int = 1
-
-    @property
-    def global_batch(self) -> int:
-        """Images per optimizer step."""
-        return self.batch_size * self.ranks * self.accumulation_steps
 
     def positions(self, micro_batch: int) -> np.ndarray:
         """Return the positions in the global batch of a micro-batch of this rank, int64 [B]."""
@@ -99,7 +93,8 @@ class TrainLoader:
 
     def __post_init__(self) -> None:
         images, division = len(self.folder), self.division
-        self.global_batch, self.accumulation_steps = division.global_batch, division.accumulation_steps
+        self.accumulation_steps = division.accumulation_steps
+        self.global_batch = division.batch_size * division.ranks * division.accumulation_steps
         if images < self.global_batch:
             raise UserError(
                 f"training folder {self.folder.root} has {images} images but one step takes {self.global_batch} "
@@ -126,18 +121,15 @@ class TrainLoader:
 
     def _jobs(self, epoch: int, start_step: int) -> Iterator[Job[TrainBatch]]:
         order = epoch_order(self.seed, epoch, len(self.folder))
+        mixup, size = self.targets.mixup, self.transform.image_size
         for step in range(start_step, self.steps_per_epoch):
             batch = order[step * self.global_batch : (step + 1) * self.global_batch]
-            mixing = self._mixing(epoch, step)
+            mixing = None
+            if mixup is not None and mixup.active(epoch):
+                mixing = mixup.draw(generator(self.seed, BATCH, epoch, step), self.global_batch, size, size)
             for micro_batch in range(self.accumulation_steps):
                 positions = self.division.positions(micro_batch)
                 yield self._job(epoch, batch[positions], mixing and mixing.at(positions))
-
-    def _mixing(self, epoch: int, step: int) -> Mixing | None:
-        mixup, size = self.targets.mixup, self.transform.image_size
-        if mixup is None or not mixup.active(epoch):
-            return None
-        return mixup.draw(generator(self.seed, BATCH, epoch, step), self.global_batch, size, size)
 
     def _job(self, epoch: int, indices: np.ndarray, mixing: Mixing | None) -> Job[TrainBatch]:
         size, targets = self.transform.image_size, self.targets
@@ -196,8 +188,8 @@ class EvalLoader:
         labels = np.full((len(self), self.batch_size), NO_LABEL, dtype=np.int32)
         labels.flat[: len(indices)] = self.folder.labels[indices]
         paths = (self.folder.paths[index] for index in indices)
-        batches = image_batches(paths, preparation, self.batch_size, self.num_workers)
-        for label, batch in zip(labels, batches):
+        # No variable holds the iterator: the traceback of an error would keep it, and its threads, alive.
+        for label, batch in zip(labels, image_batches(paths, preparation, self.batch_size, self.num_workers)):
             if batch.unreadable:
                 raise batch.unreadable[min(batch.unreadable)]
             yield EvalBatch(batch.image, label, len(batch.sources))

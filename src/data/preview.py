@@ -36,19 +36,17 @@ def main() -> None:
     for folder in (train, validation):
         print(describe_folder(folder))
     shown = draw_preview(config, train, output)
-    print(
-        f"{output} shows {shown} of the {config.batch_size} images of the first training batch, each beside its "
-        f"evaluation view"
-    )
+    batch = f"{shown} of the {config.batch_size} images of the first training batch"
+    print(f"{output} shows {batch}, each beside its evaluation view")
 
 
 def describe_folder(folder: ImageFolder) -> str:
     """Return a line with the number of images and classes, and the smallest and the largest class."""
     counts = np.bincount(folder.labels, minlength=len(folder.classes))
     few, many = int(counts.argmin()), int(counts.argmax())
-    spread = f"from {counts[few]} ({folder.classes[few]}) to {counts[many]} ({folder.classes[many]})"
-    if counts[few] == counts[many]:
-        spread = str(counts[few])
+    spread = str(counts[few])
+    if counts[few] < counts[many]:
+        spread = f"from {counts[few]} ({folder.classes[few]}) to {counts[many]} ({folder.classes[many]})"
     return f"{folder.root}: {len(folder)} images of {len(folder.classes)} classes, {spread} a class"
 
 
@@ -62,11 +60,10 @@ def draw_preview(config: PreviewConfig, train: ImageFolder, output: Path) -> int
     batch = next(iter(loader.epoch(config.start_epoch)))
     tiles = []
     for index, image, target in zip(indices, batch.image, batch.target):
-        view = np.empty_like(image)
-        evaluated(read_rgb(train.paths[index]), out=view)
+        path = train.paths[index]
+        view = evaluated(read_rgb(path))
         named = classes_of(target, config.label_smoothing, train.classes)
         tiles.append(Tile(as_picture(image, info.mean, info.std), named))
-        path = train.paths[index]
         tiles.append(Tile(as_picture(view, info.mean, info.std), (train.classes[train.labels[index]], Path(path).name)))
     side = tiles[0].picture.width
     sheet = tile_sheet(tiles, COLUMNS, lines=2, side=side, headings=("training", "evaluation") * (COLUMNS // 2))

@@ -6,6 +6,8 @@ mixing of a batch on (seed, epoch, step). So runs repeat with any number of work
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 _UINT64 = 2**64
@@ -13,6 +15,9 @@ _UINT64 = 2**64
 # One independent stream per purpose: the order of an epoch, the augmentation of an image, the mixing of a global batch
 # (such as mixup's lambda), and the replacements of an unreadable image.
 ORDER, SAMPLE, BATCH, REPLACEMENT = 1, 2, 3, 4
+
+# A replacement may be unreadable too. With 100 in a row the disk has failed rather than a file.
+MAX_REPLACEMENTS = 100
 
 
 def generator(seed: int, stream: int, epoch: int, item: int) -> np.random.Generator:
@@ -30,6 +35,13 @@ def generator(seed: int, stream: int, epoch: int, item: int) -> np.random.Genera
 def epoch_order(seed: int, epoch: int, size: int) -> np.ndarray:
     """Return the order of the `size` images in this epoch, int64 [size]."""
     return generator(seed, ORDER, epoch, 0).permutation(size)
+
+
+def replacements(seed: int, epoch: int, index: int, images: int) -> Iterator[int]:
+    """Yield the indices to try in place of image number `index`; they depend on the arguments only."""
+    rng = generator(seed, REPLACEMENT, epoch, index)
+    for _ in range(MAX_REPLACEMENTS):
+        yield int(rng.integers(images))
 
 
 def sample_keys(seed: int, epoch: int, indices: np.ndarray) -> np.ndarray:

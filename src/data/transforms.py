@@ -27,7 +27,6 @@ FILTERS: dict[str, tuple[Image.Resampling, ...]] = {
 }
 CROP_MODES = ("center", "squash")
 CROP_RATIO = (3 / 4, 4 / 3)
-_CROP_ATTEMPTS = 10
 # Longest side of a whole resize (see `resize`). With crop_pct 0.9 a 224-pixel network reaches it at an aspect ratio of
 # 528, a 512-pixel network at 230, with 120 and 270 MB.
 _LONGEST_SIDE = 2**17
@@ -141,16 +140,14 @@ def resize(
 ) -> Image.Image:
     """Resize to `size` (width, height) and return the `window` of the result (None: all of it).
 
-    The width is resized first and the height second, each rounded to 8 bits. This order defines the pixels under every
-    Pillow version: the published weights and timm's reference results come from Pillow versions up to 12, which always
-    use it. Pillow 13 resizes the height first if it shrinks by more than twice as many pixels as the width, which
-    changes a fifth of the values of a photo, mostly by one level, and values at hard edges by more. Two calls of one
-    dimension each fix the order.
+    Two calls of one dimension each resize the width first, as Pillow up to 12, with which the published weights were
+    trained. Pillow 13 resizes the height first if it shrinks by more than twice as many pixels, which changes a fifth
+    of the values of a photo, mostly by one level, and values at hard edges by more.
 
     Long, thin images do not fit into memory once resized: 1 x 60000 pixels would take 15 GB. If a resized side exceeds
-    `_LONGEST_SIDE`, only the source pixels below the window are resized. Some interpolated values then differ by one
-    level from a whole resize (in the tests mostly 1 in 1,000, at most 1 in 60), and "nearest" may take the neighboring
-    pixel, because Pillow stores a fractional box in single precision.
+    `_LONGEST_SIDE`, only the source pixels below the window are resized. Some values then differ by one level from a
+    whole resize (at most 1 in 60 in the tests), and "nearest" may take the neighboring pixel, because Pillow stores a
+    fractional box in single precision.
     """
     width, height = size
     left, upper, right, lower = window or (0, 0, width, height)
@@ -179,14 +176,12 @@ def _source_range(old: int, new: int, first: int, last: int) -> tuple[tuple[int,
 
 
 def random_crop_box(rng: np.random.Generator, width: int, height: int, min_crop: float) -> Box:
-    """Draw the box of the random resized crop.
+    """Draw the box of the random resized crop: its area uniformly, its ratio uniformly on a logarithmic scale.
 
-    The area is uniform between `min_crop` and all of the image, and the ratio of width to height is uniform in
-    `CROP_RATIO` on a logarithmic scale. After ten draws that do not fit, the result is the largest centered box of an
-    allowed ratio.
+    After ten draws that do not fit, the result is the largest centered box of a ratio in `CROP_RATIO`.
     """
     low_log, high_log = math.log(CROP_RATIO[0]), math.log(CROP_RATIO[1])
-    for _ in range(_CROP_ATTEMPTS):
+    for _ in range(10):
         area = (min_crop + (1.0 - min_crop) * rng.random()) * (width * height)
         aspect = math.exp(low_log + (high_log - low_log) * rng.random())
         box_width, box_height = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))

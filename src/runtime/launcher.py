@@ -48,10 +48,8 @@ def launch(
 ) -> int:
     """Run `command` as `ranks` ranks and return the exit code, 128 + N after a stop by signal N.
 
-    Args:
-        device_ids: the devices of each host, comma-separated.
-        hosts, hostfile: the hosts, and the file that lists them; this machine by default.
-        scheduler_command: a stand-in, for tests.
+    `device_ids` are the devices of each host, comma-separated; `hosts` and the `hostfile` that lists them are this
+    machine by default.
     """
     address = meeting_host(hosts, os.environ)
     with reserved_port(address) as port, tempfile.TemporaryFile("w+") as scheduler_output:

@@ -15,7 +15,7 @@ import numpy as np
 from mindspore import nn
 from tqdm import tqdm
 
-from src.data.unreadable import UnreadableImages
+from src.data.decode import UnreadableImages
 from src.files.atomic_file import write_atomically
 from src.tools.summary_file import SummaryFile
 from src.tools.tensorboard_file import TensorBoardFile

@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from mindspore import nn
 
-from src.data.unreadable import UnreadableImages
+from src.data.decode import UnreadableImages
 from src.model.model_info import ModelInfo
 
 

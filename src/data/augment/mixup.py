@@ -77,10 +77,7 @@ class Mixup:
 
 
 def cut_box(lam: np.ndarray, center_y: np.ndarray, center_x: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Return boxes of the image's shape and 1 - `lam` of its area around the centers, clipped to the image.
-
-    `lam` and the centers are [N]; the result is (top, bottom, left, right), int64 [N, 4].
-    """
+    """Return N boxes of the image's shape and 1 - `lam` of its area around the centers, clipped: see `Mixing.box`."""
     side = np.sqrt(1.0 - np.asarray(lam, dtype=np.float64))
     box_height, box_width = (height * side).astype(np.int64), (width * side).astype(np.int64)
     top, bottom = center_y - box_height // 2, center_y + (box_height + 1) // 2
