@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import unicodedata
 from collections.abc import Callable
+
+logger = logging.getLogger("beit")
 
 INTERRUPTED = 130  # 128 + SIGINT, the convention of shells
 
@@ -21,7 +24,7 @@ def exit_code(main: Callable[[], int | None]) -> int:
     """Run a script's `main` and return its exit code.
 
     That is the value `main` returns (None is 0), or 2 after `UserError`, 1 after `RunError` and 130 after Ctrl-C, with
-    one line on standard error.
+    one line on standard error and in the log of the run.
     """
     try:
         return main() or 0
@@ -31,7 +34,10 @@ def exit_code(main: Callable[[], int | None]) -> int:
         code, text = 1, f"error: {error}"
     except KeyboardInterrupt:
         code, text = INTERRUPTED, "interrupted"
-    print(without_control_characters(text), file=sys.stderr)
+    text = without_control_characters(text)
+    print(text, file=sys.stderr)
+    if logger.hasHandlers():  # else Python would print the line a second time
+        logger.error(text)
     return code
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import subprocess
 import sys
 
 import pytest
 
 from src.errors import RunError, UserError, exit_code
+from src.tools.logs import start_logging
 from tests.tiny_project import ROOT
 
 
@@ -38,6 +40,21 @@ def test_an_error_is_one_line_with_control_characters_escaped(error, code, text,
 
     assert exit_code(main) == code
     assert capsys.readouterr() == ("", text)
+
+
+def test_an_error_is_in_the_log_of_the_run_and_once_on_the_terminal(tmp_path, capsys):
+    def main():
+        raise RunError("the disk is full")
+
+    logger = logging.getLogger("beit")
+    try:
+        start_logging(tmp_path / "rank_1.log", terminal=True)
+        assert exit_code(main) == 1
+    finally:
+        start_logging(None, terminal=False)
+        logger.propagate = True
+    assert (tmp_path / "rank_1.log").read_text().endswith(" error: the disk is full\n")
+    assert capsys.readouterr() == ("", "error: the disk is full\n")
 
 
 @pytest.mark.parametrize("script", ["train.py", "eval.py", "infer.py", "export.py", "convert.py"])

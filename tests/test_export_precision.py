@@ -13,6 +13,7 @@ import onnxruntime
 import pytest
 from PIL import Image
 
+from src.data.image_batches import preparation_of
 from src.errors import RunError, UserError
 from src.export import compare as comparing
 from src.export import onnx_export
@@ -24,7 +25,6 @@ from src.export.onnx_file import write_onnx
 from src.model.variants import get_variant
 from src.prediction.loaded_network import Network
 from src.prediction.predictor import Predictor
-from src.prediction.preparation import preparation_of
 from tests.networks import model_info, variant_network
 from tests.tiny_project import ARCH
 

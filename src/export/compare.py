@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from src.data.image_batches import preparation_of
 from src.export.check import (
     IMAGES,
     Agreement,
@@ -22,7 +23,6 @@ from src.export.images import folder_batches
 from src.export.onnx_export import OnnxOptions
 from src.model.model_info import ModelInfo
 from src.prediction.loaded_network import Network
-from src.prediction.preparation import preparation_of
 
 
 def compare(
