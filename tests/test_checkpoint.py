@@ -16,7 +16,7 @@ from src.files import atomic_file
 from src.model.model_info import ModelInfo
 from src.weights import ckpt_file
 from src.weights.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from src.weights.ckpt_file import read_ckpt, write_ckpt
+from src.weights.mindspore_ckpt_file import read_ckpt, write_ckpt
 from src.weights.pretrained import load_pretrained
 from tests.networks import model_info
 from tests.weights_golden import ANY_ARCH, assert_same, one_line, small_weights

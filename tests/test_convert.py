@@ -165,7 +165,7 @@ def test_files_load_strictly_in_the_libraries_themselves(tmp_path):
         pytest.skip("REFERENCE_PYTHON and UNILM are not set")
     import mindspore as ms
 
-    from src.weights.parameters import set_weights
+    from src.weights.network_parameters import set_weights
 
     weights, image = random_weights(), np.random.default_rng(1).standard_normal((2, 3, 32, 32)).astype(np.float32)
     network = variant_network(ANY_ARCH, num_classes=10).set_train(False)

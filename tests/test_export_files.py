@@ -10,8 +10,6 @@ import mindspore.train.serialization
 import numpy as np
 import pytest
 from mindspore import Tensor
-
-from src.errors import RunError, UserError
 from src.export.check import (
     TOLERANCES,
     Agreement,
@@ -23,6 +21,8 @@ from src.export.check import (
     random_pixels,
     require_agreement,
 )
+
+from src.errors import RunError, UserError
 from src.export.metadata import from_metadata
 from src.export.mindir_file import load_mindir, mindir_metadata, write_mindir
 from src.export.publish import appears_whole

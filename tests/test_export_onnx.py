@@ -15,11 +15,11 @@ import pytest
 from mindspore import Tensor
 from onnx import TensorProto
 from PIL import Image
+from src.export.check import TOLERANCES
 
 from src.data.transforms import normalize
 from src.errors import UserError
 from src.export import onnx_graph
-from src.export.check import TOLERANCES
 from src.export.metadata import from_metadata, to_metadata
 from src.export.onnx_file import write_onnx
 from src.export.onnx_graph import PixelInput, beit_graph

@@ -12,13 +12,13 @@ import onnx
 import onnxruntime
 import pytest
 from PIL import Image
+from src.export.check import TOLERANCES
+from src.export.compare import compare
 
 from src.errors import RunError, UserError
 from src.export import compare as comparing
 from src.export import onnx_export
-from src.export.check import TOLERANCES
-from src.export.compare import compare
-from src.export.images import folder_batches
+from src.export.folder_images import folder_batches
 from src.export.onnx_export import OnnxOptions, export_onnx
 from src.export.onnx_file import write_onnx
 from src.model.variants import get_variant

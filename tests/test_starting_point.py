@@ -15,7 +15,7 @@ from src.tools.resume import training_state
 from src.tools.starting_point import check_place, continue_run, load_weights, restore, start_at_epoch
 from src.trainer.loop import RunState
 from src.weights.checkpoint import Checkpoint, save_checkpoint
-from src.weights.parameters import get_weights
+from src.weights.network_parameters import get_weights
 from tests.networks import model_info, variant_network
 
 ARCH = "beit_micro_patch8_32"

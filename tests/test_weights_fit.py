@@ -10,7 +10,7 @@ import pytest
 
 from src.errors import UserError
 from src.weights.fit import KEPT, LEFT_OUT, LOADED, RESIZED, fit_weights, match_weights
-from src.weights.parameters import parameter_shapes, set_weights
+from src.weights.network_parameters import parameter_shapes, set_weights
 from src.weights.resize import bicubic_weights, geometric_offsets, resize_bias_table, resize_pos_embed
 from tests.weights_golden import GOLDEN, assert_same, load, make_network, measured, small_weights
 

@@ -13,7 +13,7 @@ import pytest
 from src.errors import UserError
 from src.model.model_info import IMAGENET_DEFAULT_MEAN_STD, IMAGENET_INCEPTION_MEAN_STD
 from src.weights.fit import match_weights
-from src.weights.parameters import get_weights, parameter_shapes, set_weights
+from src.weights.network_parameters import get_weights, parameter_shapes, set_weights
 from src.weights.pretrained import load_pretrained
 from src.weights.safetensors_file import write_safetensors
 from src.weights.sizes import find_arch, grid_of_table, measure, network_shapes, table_rows

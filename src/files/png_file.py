@@ -1,4 +1,4 @@
-"""PNG files that appear whole or not at all."""
+"""Atomic writing of PNG files."""
 
 from __future__ import annotations
 
@@ -10,5 +10,5 @@ from src.files.atomic_file import write_atomically
 
 
 def save_png(picture: Image.Image, path: Path) -> None:
-    """Write `picture` to `path`. Raises `UserError` where the system refuses to write."""
+    """Write `picture` to `path` atomically. Raises `UserError` where the system refuses to write."""
     write_atomically(path, lambda file: picture.save(file, "PNG"))

@@ -76,7 +76,7 @@ from src.trainer.train_one_step_with_scale_and_clip_global_norm import TrainOneS
 from src.vit import VisionTransformer, create_model
 from src.weights.agreement import agreed_info
 from src.weights.checkpoint import Checkpoint, load_checkpoint
-from src.weights.parameters import set_weights
+from src.weights.network_parameters import set_weights
 from src.weights.pretrained import load_pretrained
 from src.weights.rebuild import rebuild_network
 

@@ -14,7 +14,7 @@ from src.tools.resume import restore_record
 from src.trainer.loop import RunState
 from src.weights.checkpoint import EMA_PREFIX, OPTIMIZER_PREFIX, Checkpoint
 from src.weights.fit import fit_weights
-from src.weights.parameters import parameter_shapes, set_weights
+from src.weights.network_parameters import parameter_shapes, set_weights
 from src.weights.pretrained import load_pretrained
 
 logger = logging.getLogger("beit")

@@ -1,4 +1,4 @@
-"""Images of a folder as a network's input, for calibration and comparison."""
+"""Images of a folder as input of a network, for calibration and comparison."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ NUM_WORKERS = 2
 def folder_batches(
     folder: Path, preparation: Preparation, batch_size: int, most: int | None = None
 ) -> Iterator[np.ndarray]:
-    """The images in `folder` and the folders inside it, in batches; the last one may be short.
+    """Yield the images in `folder` and its subfolders in batches; the last batch may be shorter.
 
-    Only `most` of them, evenly spread, where that is given. Raises `UserError` for a folder without images and for an
-    image that cannot be read.
+    `most` limits the number of images, evenly spread. Raises `UserError` for a folder without images and for an
+    unreadable image.
     """
     images = find_images(folder, recursive=folder.is_dir())
     chosen = set(spread(len(images), min(len(images), most or len(images))).tolist())
