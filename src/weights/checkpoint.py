@@ -76,7 +76,7 @@ def save_checkpoint(path: Path | str, checkpoint: Checkpoint) -> None:
         if path.suffix == ".ckpt":
             write_ckpt(file, ({name: _as_bytes(text) for name, text in texts.items()} | arrays).items())
         else:
-            write_safetensors(Path(file.name), arrays, {"format": "ms", **texts})
+            write_safetensors(file, arrays, {"format": "ms", **texts})
 
     def check(written: Path) -> None:
         _compare(checksums, {name: checksum(array) for name, array in _stored_entries(written)}, written)

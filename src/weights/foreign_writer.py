@@ -36,7 +36,7 @@ def write_foreign(path: Path, weights: Mapping[str, np.ndarray], target: str) ->
         if target == "unilm":
             write_unilm_file(file, arrays)
         else:
-            write_safetensors(Path(file.name), arrays, {"format": "pt"})  # transformers requires this entry
+            write_safetensors(file, arrays, {"format": "pt"})  # transformers requires this entry
 
     def check(written: Path) -> None:
         for name, array in _read_back(written, target):

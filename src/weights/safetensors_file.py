@@ -9,11 +9,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from src.errors import UserError
 from src.weights.arrays import bfloat16_to_float32
@@ -64,22 +64,18 @@ def read_safetensors(path: Path) -> tuple[dict[str, str], Iterator[tuple[str, np
     return metadata, _read_arrays(path, offset, sorted(header.items(), key=lambda item: item[1]["data_offsets"]))
 
 
-def write_safetensors(path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
-    """Write `arrays` (any type of `DTYPES`) and `metadata`; equal contents give equal files.
+def write_safetensors(file: BinaryIO, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
+    """Write `arrays` (any type of `DTYPES`) and `metadata` to an open file; equal contents give equal files.
 
-    Raises `OSError` where the system refuses to write.
+    The package writes files itself through a name of its own, which would bypass our fsync: it serializes to memory.
     """
-    try:
-        save_file({name: np.asarray(array, order="C") for name, array in arrays.items()}, path, dict(metadata))
-    except SafetensorError as error:
-        raise OSError(str(error)) from error
-    # the package writes the metadata in random order: sort them in place, which keeps the header's length
-    offset, header = _read_header(path)
-    header[METADATA] = dict(sorted(header[METADATA].items()))
+    data = save({name: np.asarray(array, order="C") for name, array in arrays.items()}, dict(metadata))
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:end])
+    header[METADATA] = dict(sorted(header[METADATA].items()))  # the package's order is random
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    with open(path, "r+b") as file:
-        file.seek(8)
-        file.write(text.ljust(offset - 8))
+    file.write(data[:8] + text.ljust(end - 8))
+    file.write(memoryview(data)[end:])
 
 
 def _read_header(path: Path) -> tuple[int, dict[str, Any]]:
