@@ -29,7 +29,7 @@ def main() -> None:
     from src.export.publish import appears_whole
     from src.prediction.loaded_network import Network
     from src.runtime.device import start_device
-    from src.tools.get_misc import read_checkpoint
+    from src.tools.starting_point import read_checkpoint
     from src.weights.rebuild import rebuild_network
 
     checkpoint, info = read_checkpoint(config)

@@ -1,9 +1,9 @@
-"""Predicting a folder, from the files to the finished predictions.json, against the network alone.
+"""Compare the prediction of a folder, from image files to predictions.json, with the network alone.
 
     python benchmarks/infer_folder.py --checkpoint FILE.onnx [--images 64] [--batch_size 8]
 
-Makes JPEG files of 500 x 375 pixels, whose size on the disk is that of photos. In turn it runs the network on batches
-that are ready in memory, predicts the folder as infer.py does, and decodes and resizes it with nothing else to do.
+Creates JPEG files of 500 x 375 pixels with the file size of photos. Then it measures in turn: the network on batches in
+memory, the prediction of the folder as in infer.py, and decoding and resizing alone.
 """
 
 from __future__ import annotations
@@ -21,15 +21,13 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from src.prediction.batches import image_batches
+from src.data.image_batches import image_batches, preparation_of
 from src.prediction.find_images import find_images
 from src.prediction.journal import Journal
 from src.prediction.onnx_network import load_onnx
-from src.prediction.predict_files import predict_files
-from src.prediction.predictions_file import Details, write_predictions
+from src.prediction.predict_files import Details, predict_files
+from src.prediction.predictions_file import write_predictions
 from src.prediction.predictor import Predictor
-from src.prediction.preparation import preparation_of
-from src.prediction.progress import Progress
 
 WIDTH, HEIGHT, QUALITY = 500, 375, 90
 NUM_WORKERS = 8  # infer.py's default
@@ -71,7 +69,7 @@ def parse() -> argparse.Namespace:
 
 
 def write_photos(folder: Path, count: int) -> float:
-    """`count` images with detail at every scale, as photos have it; gives the mean size of a file in bytes."""
+    """Write `count` images with detail at every scale, like photos; return the mean file size in bytes."""
     rng = np.random.default_rng(0)
     for number in range(count):
         picture = np.zeros((HEIGHT, WIDTH, 3), np.float32)
@@ -85,7 +83,7 @@ def write_photos(folder: Path, count: int) -> float:
 
 
 def in_turn(ways: dict[str, Callable[[], None]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each way, one after the other in every round; the first round warms up."""
+    """Return the seconds of each way. Every round runs all ways; the first round is a warm-up."""
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for number in range(rounds + 1):
         for name, way in ways.items():
@@ -104,9 +102,8 @@ def run_all(run: Callable[[np.ndarray], np.ndarray], batches: list[np.ndarray]) 
 def predict_folder(predictor: Predictor, folder: Path) -> None:
     images = find_images(folder)
     with tempfile.TemporaryDirectory() as place, Journal(Path(place) / "p.json", {}, resume=False) as journal:
-        with Progress(len(images), 0, quiet=True) as progress:
-            predict_files(predictor, images, journal, progress, Details(), top=1)
-        write_predictions(Path(place) / "p.json", journal.records(), Details())
+        predict_files(predictor, images, journal, Details(), quiet=True)
+        write_predictions(Path(place) / "p.json", journal.records(), probabilities=False)
 
 
 def decode(folder: Path, preparation: object, batch_size: int) -> None:

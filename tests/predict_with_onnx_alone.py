@@ -13,8 +13,10 @@ mean, std = (np.float32(json.loads(about[name])) for name in ("mean", "std"))
 for path in sys.argv[2:]:
     image = Image.open(path).convert("RGB")
     shorter = int(size / float(about["crop_pct"]))
-    width, height = (int(shorter * side / min(image.size)) for side in image.size)
-    image = image.resize((width, height), Image.Resampling[about["interpolation"].upper()])
+    sides = (1, 1) if about["crop_mode"] == "squash" else image.size
+    width, height = (int(shorter * side / min(sides)) for side in sides)
+    resample = Image.Resampling[about["interpolation"].upper()]
+    image = image.resize((width, image.height), resample).resize((width, height), resample)
     left, top = round((width - size) / 2), round((height - size) / 2)
     pixels = np.float32(image.crop((left, top, left + size, top + size))) / 255
     batch = ((pixels - mean) / std).transpose(2, 0, 1)[None]

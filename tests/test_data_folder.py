@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from src.data.decode import UnreadableImage, read_rgb
-from src.data.imagenet import check_class_names, check_same_classes, read_image_folder
+from src.data.imagenet import check_class_names, read_image_folder
 from src.data.sampling import spread
 from src.errors import UserError
 
@@ -29,19 +29,18 @@ def make_tree(root: Path, names: list[str]) -> Path:
     return root
 
 
-def test_images_are_listed_like_torchvisions_image_folder(tmp_path):
+def test_images_are_listed_in_the_order_of_torchvision(tmp_path):
     folder = read_image_folder(make_tree(tmp_path, GOLDEN["tree"].tolist()))
     assert list(folder.classes) == GOLDEN["tree_classes"].tolist()
-    listed = [f"{label} {path.relative_to(tmp_path)}" for label, path in zip(folder.labels, folder.paths)]
+    listed = [f"{label} {Path(path).relative_to(tmp_path)}" for label, path in zip(folder.labels, folder.paths)]
     assert listed == GOLDEN["tree_listed"].tolist()
     assert folder.labels.dtype == np.int32
     assert len(folder) == len(folder.paths) == len(listed)
-    assert list(folder.paths[2:4]) == list(folder.paths)[2:4]
 
 
 def test_gif_files_are_listed_and_files_beside_the_class_folders_are_not(tmp_path):
     folder = read_image_folder(make_tree(tmp_path, ["a/moving.GIF", "b/still.png", "stray.png", "a/readme.md"]))
-    assert [path.name for path in folder.paths] == ["moving.GIF", "still.png"]
+    assert [Path(path).name for path in folder.paths] == ["moving.GIF", "still.png"]
 
 
 def test_links_to_folders_and_files_are_followed(tmp_path):
@@ -49,24 +48,24 @@ def test_links_to_folders_and_files_are_followed(tmp_path):
     root = make_tree(tmp_path / "root", ["b/3.png"])
     (root / "a").symlink_to(elsewhere / "photos")
     (root / "b" / "linked.png").symlink_to(elsewhere / "2.png")
-    assert [str(path.relative_to(root)) for path in read_image_folder(root).paths] == [
+    assert [os.path.relpath(path, root) for path in read_image_folder(root).paths] == [
         "a/1.png",
         "b/3.png",
         "b/linked.png",
     ]
 
 
-def test_a_link_back_to_a_folder_above_is_refused(tmp_path):
+def test_a_link_to_a_parent_folder_gives_an_error(tmp_path):
     root = make_tree(tmp_path, ["a/1.png"])
     (root / "a" / "again").symlink_to(root / "a")
-    with pytest.raises(UserError, match=r"a/again is a link to a folder that it lies in; remove the link"):
+    with pytest.raises(UserError, match=r"a/again is a link.*remove the link"):
         read_image_folder(root)
 
 
-def test_num_samples_takes_every_class_in_proportion_and_keeps_the_class_list(tmp_path):
+def test_num_samples_keeps_the_share_of_every_class_and_the_class_list(tmp_path):
     names = [f"a/{index:02}.png" for index in range(20)] + [f"b/{index:02}.png" for index in range(10)]
     folder = read_image_folder(make_tree(tmp_path, [*names, "c/0.png"]), num_samples=6)
-    assert [f"{path.parent.name}/{path.name}" for path in folder.paths] == [
+    assert [os.path.relpath(path, tmp_path) for path in folder.paths] == [
         *("a/00.png", "a/05.png", "a/10.png", "a/15.png"),
         *("b/00.png", "b/05.png"),
     ]
@@ -76,36 +75,35 @@ def test_num_samples_takes_every_class_in_proportion_and_keeps_the_class_list(tm
 
 
 @given(st.integers(1, 300), st.data())
-def test_a_spread_is_ascending_and_takes_nothing_twice(size, data):
+def test_a_spread_is_ascending_without_repeats(size, data):
     count = data.draw(st.integers(1, size))
     chosen = spread(size, count)
     assert len(chosen) == count
     assert (np.diff(chosen) > 0).all()
     assert 0 == chosen[0] <= chosen[-1] < size
-    # every stretch of the list keeps its share: gaps differ by one at most
+    # even spacing: gaps differ by at most one
     assert count == 1 or np.diff(chosen).max() - np.diff(chosen).min() <= 1
 
 
 @pytest.mark.parametrize(
-    ("names", "num_samples", "complaint"),
+    ("names", "num_samples", "parts"),
     [
-        (["1.png"], -1, "has no class folders; put the images into one subfolder per class"),
-        (["a/1.png", "b/x.txt"], -1, "no images in class folder 'b'; add some (.jpg, .jpeg, .png, .bmp, .gif, .pgm"),
-        ([f"{name}/x.txt" for name in "abcdefg"], -1, "in class folders 'a', 'b', 'c', 'd', 'e' and 2 more; add some"),
-        (["a/1.png"], 2, "holds 1 images, fewer than the 2 asked for; -1 takes all"),
-        (["a/1.png"], 0, "0 samples cannot be taken; give 1 or more, or -1 for all"),
-        (["a/1.png"], -2, "-2 samples cannot be taken"),
+        (["1.png"], -1, ("no class folders", "one subfolder per class")),
+        (["a/1.png", "b/x.txt"], -1, ("without images", "'b'", ".jpg, .jpeg, .png, .bmp, .gif, .pgm")),
+        ([f"{name}/x.txt" for name in "abcdefg"], -1, ("'a', 'b', 'c', 'd', 'e' and 2 more", "add")),
+        (["a/1.png"], 2, ("1 images", "is 2", "-1")),
+        (["a/1.png"], 0, ("is 0", "-1")),
+        (["a/1.png"], -2, ("is -2", "-1")),
     ],
 )
-def test_a_folder_that_is_no_data_set_is_refused(tmp_path, names, num_samples, complaint):
+def test_an_invalid_folder_gives_an_error_with_its_path_and_the_fix(tmp_path, names, num_samples, parts):
     with pytest.raises(UserError) as error:
         read_image_folder(make_tree(tmp_path, names), num_samples)
-    assert complaint in str(error.value)
-    assert str(tmp_path) in str(error.value)
+    assert all(part in str(error.value) for part in (*parts, str(tmp_path)))
 
 
-def test_a_folder_that_is_missing_or_a_file_is_refused(tmp_path):
-    with pytest.raises(UserError, match=f"image folder {tmp_path}/none does not exist; it must hold one subfolder"):
+def test_a_missing_folder_and_a_file_give_an_error(tmp_path):
+    with pytest.raises(UserError, match=f"{tmp_path}/none does not exist.*one subfolder"):
         read_image_folder(tmp_path / "none")
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="file is not a folder"):
@@ -113,7 +111,7 @@ def test_a_folder_that_is_missing_or_a_file_is_refused(tmp_path):
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_a_folder_that_may_not_be_read_is_refused(tmp_path):
+def test_a_folder_without_read_permission_gives_an_error(tmp_path):
     make_tree(tmp_path, ["a/1.png"])
     (tmp_path / "a").chmod(0)
     try:
@@ -123,23 +121,20 @@ def test_a_folder_that_may_not_be_read_is_refused(tmp_path):
         (tmp_path / "a").chmod(0o700)
 
 
-def test_validation_must_have_the_classes_of_training(tmp_path):
-    train = read_image_folder(make_tree(tmp_path / "train", ["a/1.png", "b/1.png"]))
-    same = read_image_folder(make_tree(tmp_path / "same", ["a/2.png", "b/2.png"]))
-    more = read_image_folder(make_tree(tmp_path / "more", ["a/1.png", "b/1.png", "c/1.png"]))
-    fewer = read_image_folder(make_tree(tmp_path / "fewer", ["a/1.png"]))
-    check_same_classes(train, same)
-    with pytest.raises(UserError, match=r"more has a class that the training folder .*train lacks: 'c'; labels would"):
-        check_same_classes(train, more)
-    with pytest.raises(UserError, match=r"fewer lacks a class that the training folder .*train has: 'b'; labels would"):
-        check_same_classes(train, fewer)
-    with pytest.raises(UserError, match=r"more has 2 classes that the checkpoint lacks: 'b', 'c'"):
-        check_class_names(("a", "z"), more, "the checkpoint")
+def test_different_classes_give_an_error_with_both_folders_and_the_classes(tmp_path):
+    folder = read_image_folder(make_tree(tmp_path / "val", ["a/1.png", "b/1.png"]))
+    check_class_names(("a", "b"), folder, "the checkpoint")
+    with pytest.raises(UserError, match=r"val has .*the checkpoint does not have: 'b';"):
+        check_class_names(("a",), folder, "the checkpoint")
+    with pytest.raises(UserError, match=r"^the checkpoint has .*val does not have: 'c', 'd';"):
+        check_class_names(("a", "b", "c", "d"), folder, "the checkpoint")
+    with pytest.raises(UserError, match=r"val has .*the checkpoint does not have: 'a', 'b';"):
+        check_class_names(("c", "d"), folder, "the checkpoint")
 
 
 @pytest.mark.filterwarnings("ignore:Palette images with Transparency")
 @pytest.mark.parametrize("name", GOLDEN["file_names"].tolist())
-def test_an_image_of_any_mode_is_decoded_like_timms(tmp_path, name):
+def test_an_image_of_any_mode_is_decoded_as_in_timm(tmp_path, name):
     path = tmp_path / name
     kind = name.split(".")[0]
     path.write_bytes(GOLDEN[f"file_{kind}"].tobytes())
@@ -148,7 +143,7 @@ def test_an_image_of_any_mode_is_decoded_like_timms(tmp_path, name):
     np.testing.assert_array_equal(np.asarray(image), GOLDEN[f"decoded_{kind}"])
 
 
-def test_a_rotated_photo_is_left_as_it_lies(tmp_path):
+def test_the_exif_orientation_is_ignored(tmp_path):
     path = tmp_path / "rotated.jpeg"
     path.write_bytes(GOLDEN["file_jpeg_rotated"].tobytes())
     assert Image.open(path).getexif()[0x0112] == 6
@@ -165,18 +160,18 @@ def test_a_rotated_photo_is_left_as_it_lies(tmp_path):
         (GOLDEN["file_rgb"].tobytes()[:120], "OSError|SyntaxError"),
     ],
 )
-def test_a_damaged_image_is_refused_with_its_name_and_the_reason(tmp_path, content, complaint):
+def test_a_damaged_image_gives_an_error_with_its_path_and_the_reason(tmp_path, content, complaint):
     path = tmp_path / "broken.jpg"
     path.write_bytes(content)
     with pytest.raises(UnreadableImage, match=complaint) as error:
         read_rgb(path)
     assert str(error.value).startswith(f"cannot read image {path}: ")
-    assert str(error.value).endswith("; replace or remove the file")
+    assert "replace or remove" in str(error.value)
     assert error.value.path == path
     assert isinstance(error.value, UserError)
 
 
-def test_a_missing_image_is_refused_with_its_name(tmp_path):
+def test_a_missing_image_gives_an_error_with_its_path(tmp_path):
     with pytest.raises(UnreadableImage, match=r"cannot read image .*gone\.png: No such file or directory"):
         read_rgb(tmp_path / "gone.png")
 
@@ -184,7 +179,7 @@ def test_a_missing_image_is_refused_with_its_name(tmp_path):
 def test_a_transparent_palette_causes_no_warning(tmp_path):
     path = tmp_path / "palette.png"
     path.write_bytes(GOLDEN["file_palette_transparent"].tobytes())
-    # a process of its own, because pytest sets warning filters of its own
+    # in a new process, because pytest changes the warning filters
     command = "import sys; from src.data.decode import read_rgb; print(read_rgb(sys.argv[1]).size)"
     run = subprocess.run(
         [sys.executable, "-W", "default", "-c", command, str(path)],

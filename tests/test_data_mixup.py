@@ -21,7 +21,7 @@ BATCH, _, HEIGHT, WIDTH = IMAGES.shape
 
 
 def golden_mixing(mode: str, kind: str, correct_lam: bool) -> Mixing:
-    """What the golden script gave to timm, one row per draw, as one row per image."""
+    """Return the inputs of the golden script, one row per draw, as one row per image."""
     lam, cut, y, x = (GOLDEN[f"mix_{mode}_{kind}_{part}"] for part in ("lam", "cut", "y", "x"))
     cut = cut & (lam != 1.0)
     box = cut_box(lam, y, x, HEIGHT, WIDTH)
@@ -34,7 +34,7 @@ def golden_mixing(mode: str, kind: str, correct_lam: bool) -> Mixing:
 @pytest.mark.parametrize("correct_lam", [True, False])
 @pytest.mark.parametrize("kind", ["mixup", "cutmix", "both"])
 @pytest.mark.parametrize("mode", ["batch", "pair", "elem"])
-def test_a_batch_mixed_with_given_lambda_and_box_is_timms(mode, kind, correct_lam):
+def test_a_batch_is_mixed_as_in_timm_for_a_given_lambda_and_box(mode, kind, correct_lam):
     mixing = golden_mixing(mode, kind, correct_lam)
     images = IMAGES.copy()
     mix_images(images, mixing)
@@ -43,12 +43,12 @@ def test_a_batch_mixed_with_given_lambda_and_box_is_timms(mode, kind, correct_la
     np.testing.assert_allclose(images, GOLDEN[f"{prefix}_images"], rtol=0, atol=1e-6)
     np.testing.assert_allclose(target, GOLDEN[f"{prefix}_target"], rtol=0, atol=1e-6)
     assert target.dtype == np.float32
-    # batches that are drawn to stay as they are stand in the golden file too
+    # the golden file includes unmixed batches
     assert np.array_equal(images, IMAGES) == bool((mixing.lam == 1).all() and not mixing.cut.any())
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_targets_are_smoothed_and_mixed_like_timms(smoothing):
+def test_targets_are_smoothed_and_mixed_as_in_timm(smoothing):
     target = mix_targets(LABELS, np.full(BATCH, 0.7), 5, smoothing)
     np.testing.assert_allclose(target, GOLDEN[f"mix_target_{smoothing}"], rtol=0, atol=1e-7)
     np.testing.assert_allclose(target.sum(axis=1), 1, rtol=1e-6)
@@ -59,7 +59,7 @@ def test_unmixed_targets_are_the_smoothed_label():
     np.testing.assert_allclose(target, [[0.05, 0.05, 0.85, 0.05], [0.85, 0.05, 0.05, 0.05]], rtol=1e-6)
 
 
-def test_a_cut_box_has_the_drawn_area_and_ends_at_the_edges():
+def test_a_cut_box_has_the_drawn_area_and_is_clipped_to_the_image():
     # lambda 0.75 leaves a quarter: half of each side
     inner = cut_box(np.array([0.75]), np.array([4]), np.array([5]), 8, 10)
     assert inner.tolist() == [[2, 6, 3, 8]]
@@ -84,7 +84,7 @@ def test_lambda_and_the_choice_of_cutmix_are_distributed_like_timms(name, mixup)
     for kind, chosen in (("cut", mixing.cut), ("uncut", ~mixing.cut)):
         golden = GOLDEN[f"lam_{name}_{kind}"]
         ours = np.histogram(mixing.lam[chosen], bins=np.linspace(0, 1, 41))[0]
-        # how many there are: binomial, four standard deviations of the difference
+        # the number of values is binomial: four standard deviations of the difference
         share = golden.sum() / DRAWS
         assert abs(int(ours.sum()) - int(golden.sum())) <= 4 * math.sqrt(2 * DRAWS * share * (1 - share))
         if golden.sum():
@@ -92,7 +92,7 @@ def test_lambda_and_the_choice_of_cutmix_are_distributed_like_timms(name, mixup)
             assert ks_distance(ours, golden) < 2.225 * math.sqrt(2 / golden.sum())
 
 
-def test_a_batch_shares_one_draw_a_pair_two_images_one_and_an_element_none():
+def test_images_share_a_draw_within_a_batch_or_a_pair_and_not_in_mode_elem():
     rng = np.random.default_rng(0)
     batch = Mixup(0.8, 1.0, mode="batch").draw(rng, 8, 16, 16)
     assert len(np.unique(batch.lam)) == 1
@@ -104,13 +104,13 @@ def test_a_batch_shares_one_draw_a_pair_two_images_one_and_an_element_none():
     assert len(np.unique(Mixup(0.8, 0.0, mode="elem").draw(rng, 8, 16, 16).lam)) == 8
 
 
-def test_lambda_is_the_area_left_where_a_box_is_cut_off_at_the_edge():
+def test_lambda_is_the_remaining_area_if_a_box_crosses_the_edge():
     mixing = Mixup(0.0, 1.0, mode="elem").draw(np.random.default_rng(0), 200, 16, 16)
     assert mixing.cut.all()
     np.testing.assert_allclose(mixing.lam, uncut_share(mixing.box, 16, 16))
 
 
-def test_mixing_ends_with_the_epoch_that_mixup_off_epoch_names():
+def test_mixing_ends_at_mixup_off_epoch():
     assert [Mixup(0.8, 1.0, off_epoch=0.0).active(epoch) for epoch in (0, 99)] == [True, True]
     assert [Mixup(0.8, 1.0, off_epoch=2.0).active(epoch) for epoch in (0, 1, 2, 3)] == [True, True, False, False]
 
@@ -141,10 +141,14 @@ def test_the_parts_of_a_global_batch_mix_to_the_global_batch_bit_for_bit(mode, b
     assert sorted(seen) == list(range(batch_size * parts))
 
 
-def test_a_mixup_that_mixes_nothing_or_in_an_unknown_way_is_refused():
-    with pytest.raises(UserError, match="mixup_mode: 'half' is not a mode; take one of batch, pair, elem"):
-        Mixup(0.8, 1.0, mode="half")
-    with pytest.raises(UserError, match=r"mixup=0\.0 and cutmix=0\.0: neither may be below 0"):
-        Mixup(0.0, 0.0)
-    with pytest.raises(UserError, match=r"mixup=-1\.0 and cutmix=1\.0: neither may be below 0"):
-        Mixup(-1.0, 1.0)
+@pytest.mark.parametrize(
+    ("values", "pattern"),
+    [
+        ({"mixup_alpha": 0.8, "mode": "half"}, "mixup_mode is 'half'.*batch, pair, elem"),
+        ({"mixup_alpha": 0.0, "cutmix_alpha": 0.0}, r"mixup is 0\.0 and cutmix is 0\.0.*above 0"),
+        ({"mixup_alpha": -1.0}, r"mixup is -1\.0 and cutmix is 1\.0.*below 0"),
+    ],
+)
+def test_an_unknown_mode_and_invalid_alphas_give_an_error_with_the_values_and_the_fix(values, pattern):
+    with pytest.raises(UserError, match=pattern):
+        Mixup(**{"cutmix_alpha": 1.0, **values})

@@ -1,4 +1,4 @@
-"""The picture of a training batch."""
+"""The preview of a training batch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from src.data.assembly import build_train_loader, read_data, with_class_count
 from src.data.augment.mixup import mix_targets
 from src.data.decode import read_rgb
 from src.data.preview import as_picture, classes_of, draw_preview
-from src.data.transforms import eval_transform, normalize
+from src.data.transforms import EvalTransform, normalize
 from src.errors import UserError
 from src.pictures.tiles import GAP, LINE, SIDE
 from tests.tiny_project import ROOT, error_line, run, write_config, write_images
@@ -24,32 +24,32 @@ from tests.tiny_project import ROOT, error_line, run, write_config, write_images
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-def test_a_picture_is_what_was_normalized():
+def test_as_picture_reverses_the_normalization():
     pixels = np.random.default_rng(0).integers(0, 256, (200, 200, 3), dtype=np.uint8)
     image = normalize(Image.fromarray(pixels), MEAN, STD)
     assert np.array_equal(np.asarray(as_picture(image, MEAN, STD)), pixels)
 
 
-def test_a_small_image_is_enlarged_by_a_whole_number():
+def test_a_small_image_is_enlarged_by_an_integer_factor():
     image = normalize(Image.new("RGB", (33, 33), (9, 200, 30)), MEAN, STD)
     picture = as_picture(image, MEAN, STD)
     assert picture.size == (165, 165)  # 5 times, the first to reach a tile's 160
     assert picture.getpixel((164, 0)) == (9, 200, 30)
 
 
-def test_an_image_counts_as_the_classes_that_mixing_gave_it():
-    """Labels a and c at 0.7 to 0.3; what smoothing gives to b is not told."""
+def test_an_image_has_the_classes_of_both_mixed_images():
+    """Labels a and c at 0.7 to 0.3; the share of b comes from smoothing and is left out."""
     target = mix_targets(np.array([0, 2]), np.array([0.7, 0.7]), 3, 0.1)
     assert classes_of(target[0], 0.1, ("a", "b", "c")) == ["a: 0.70", "c: 0.30"]
     assert classes_of(target[1], 0.1, ("a", "b", "c")) == ["c: 0.70", "a: 0.30"]
     same = mix_targets(np.array([1, 1]), np.array([0.7, 0.7]), 3, 0.1)
     assert classes_of(same[0], 0.1, ("a", "b", "c")) == ["b"]
-    assert classes_of(np.full(3, 1 / 3, np.float32), 1.0, ("a", "b", "c")) == ["every class alike"]
+    assert classes_of(np.full(3, 1 / 3, np.float32), 1.0, ("a", "b", "c")) == ["all classes equally"]
 
 
 @settings(max_examples=100, deadline=None)
 @given(st.floats(0, 1), st.floats(0, 0.9), st.integers(2, 1000))
-def test_whatever_the_smoothing_the_own_class_has_its_share(lam, smoothing, classes):
+def test_the_shares_do_not_depend_on_the_smoothing(lam, smoothing, classes):
     names = [f"n{number}" for number in range(classes)]
     (target, _) = mix_targets(np.array([0, 1]), np.array([lam, lam]), classes, smoothing)
     lines = dict(line.split(": ") if ": " in line else (line, "1") for line in classes_of(target, smoothing, names))
@@ -63,7 +63,7 @@ def config_path(tmp_path):
     return write_config(tmp_path, data, num_classes=0, mixup=0.8, cutmix=1.0, re_prob=0.5, device_num=2, batch_size=6)
 
 
-def test_the_preview_shows_the_batch_that_the_first_device_gets(tmp_path, config_path):
+def test_the_preview_shows_the_batch_of_the_first_device(tmp_path, config_path):
     config = parse_args(["--config_path", str(config_path)], "preview")
     assert isinstance(config, PreviewConfig)
     train, _ = read_data(config)
@@ -72,7 +72,7 @@ def test_the_preview_shows_the_batch_that_the_first_device_gets(tmp_path, config
     loader = build_train_loader(with_class_count(config, train), train, rank=0, ranks=2)
     batch = next(iter(loader.epoch(0)))
     loader.close()
-    evaluated = eval_transform(image_size=32, crop_pct=config.crop_pct, mean=(0.5,) * 3, std=(0.5,) * 3)
+    evaluated = EvalTransform(image_size=32, crop_pct=config.crop_pct, mean=(0.5,) * 3, std=(0.5,) * 3)
     for number, index in enumerate(loader.first_images(0)):
         views = (batch.image[number], evaluated(read_rgb(train.paths[index])))
         for column, view in enumerate(views):
@@ -84,7 +84,7 @@ def test_the_preview_shows_the_batch_that_the_first_device_gets(tmp_path, config
             assert np.abs(tile - expected).max() <= 1, (number, column)
 
 
-def test_the_preview_says_what_the_folders_hold_and_needs_no_mindspore(tmp_path, config_path):
+def test_the_preview_describes_the_folders_without_mindspore(tmp_path, config_path):
     (tmp_path / "data" / "train" / "red" / "0.png").unlink()
     code = (
         "import sys, runpy\n"
@@ -109,13 +109,14 @@ def test_the_preview_says_what_the_folders_hold_and_needs_no_mindspore(tmp_path,
     assert (tmp_path / "p.png").exists()
 
 
-def test_a_preview_that_is_no_png_is_refused(config_path):
+def test_a_preview_with_another_suffix_than_png_is_refused(config_path):
     command = (sys.executable, "-m", "src.data.preview", "--config_path", config_path, "--output", "preview.jpg")
-    expected = "output preview.jpg does not end in .png: the preview is written as a PNG file"
-    assert error_line(run(*command, check=False)) == expected
+    line = error_line(run(*command, check=False))
+    assert "output is preview.jpg" in line
+    assert ".png" in line
 
 
-def test_a_config_file_says_nothing_of_the_preview(tmp_path, config_path):
+def test_a_config_file_has_no_options_of_the_preview(tmp_path, config_path):
     config_path.write_text(config_path.read_text() + "output: x.png\n")
-    with pytest.raises(UserError, match="output is not an option"):
+    with pytest.raises(UserError, match="output"):
         parse_args(["--config_path", str(config_path)], "preview")

@@ -13,7 +13,6 @@ import pytest
 from PIL import Image
 
 from src.data.transforms import eval_transform
-from src.model.model_info import ModelInfo
 from src.model.variants import VARIANTS, Variant
 from src.weights.pretrained import load_pretrained
 from src.weights.rebuild import rebuild_network
@@ -27,6 +26,12 @@ ARCH = "hugging_face_golden"
 def golden_sizes(monkeypatch):
     """The sizes of the golden network as an architecture."""
     monkeypatch.setitem(VARIANTS, ARCH, Variant(32, 8, 16, 2, 2))
+
+
+@pytest.fixture(autouse=True)
+def warnings_reach_caplog(monkeypatch):
+    """A run in this process may have detached the project's logger from the root logger."""
+    monkeypatch.setattr(logging.getLogger("beit"), "propagate", True)
 
 
 @pytest.fixture
@@ -72,22 +77,9 @@ def test_images_are_prepared_like_the_image_processor_does(hub, caplog, name):
     assert not caplog.records
     assert info.crop_mode == "squash"
     assert info.interpolation == {"squash": "bicubic", "crop": "bilinear"}[name]
-    prepared = prepare(info, Image.fromarray(GOLDEN["image"]))
-    # one gray level, 1 / 127.5: transformers rounds the resized image as Pillow does
+    prepared = eval_transform(info)(Image.fromarray(GOLDEN["image"]))
     assert np.abs(prepared - GOLDEN[f"{name}/prepared"]).max() <= 1e-6
     assert_close(logits(hub / "model.safetensors", prepared), GOLDEN[f"{name}/logits"])
-
-
-def prepare(info: ModelInfo, image: Image.Image) -> np.ndarray:
-    transform = eval_transform(
-        image_size=info.model.image_size,
-        crop_pct=info.crop_pct,
-        mean=info.mean,
-        std=info.std,
-        interpolation=info.interpolation,
-        crop_mode=info.crop_mode,
-    )
-    return transform(image)
 
 
 @pytest.mark.parametrize(

@@ -23,13 +23,13 @@ from PIL import Image
 
 import infer
 from src.data.decode import read_rgb
-from src.data.transforms import eval_transform
+from src.data.transforms import EvalTransform
 from src.errors import exit_code
 from src.export.mindir_file import write_mindir
 from src.export.onnx_file import write_onnx
 from src.export.onnx_graph import beit_graph
 from src.model.variants import get_variant
-from src.prediction.journal import Journal, Record
+from src.prediction.journal import Journal
 from src.prediction.predictor import Predictor
 from src.weights.checkpoint import Checkpoint, save_checkpoint
 from src.weights.rebuild import rebuild_network
@@ -40,7 +40,7 @@ sys.path.insert(0, str(Path(__file__).parent / "golden"))
 from network_recipe import weight  # noqa: E402
 
 KINDS = ["ckpt", "onnx", "mindir"]
-# Nothing here is a default: what the scripts know they know from the file.
+# No value is a default: the scripts must read all of them from the file.
 INFO = model_info(
     "beit_micro_patch8_32",
     image_size=24,
@@ -65,7 +65,7 @@ def run_infer(*arguments: object, folder: Path, extra_path: Path | None = None) 
 @pytest.fixture(scope="module")
 def weights() -> dict[str, np.ndarray]:
     network = variant_network(
-        INFO.arch, image_size=24, num_classes=60, abs_pos_emb=True, mean_pooling=False, approximate_gelu=True
+        INFO.model.arch, image_size=24, num_classes=60, abs_pos_emb=True, mean_pooling=False, approximate_gelu=True
     )
     return {parameter.name: weight(parameter.name, parameter.shape) for parameter in network.get_parameters()}
 
@@ -75,14 +75,14 @@ def models(weights, tmp_path_factory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("models")
     paths = {kind: folder / f"beit.{kind}" for kind in KINDS}
     save_checkpoint(paths["ckpt"], Checkpoint(weights, INFO))
-    write_onnx(beit_graph(weights, INFO.model, get_variant(INFO.arch)), INFO, paths["onnx"])
+    write_onnx(beit_graph(weights, INFO.model, get_variant(INFO.model.arch)), INFO, paths["onnx"])
     write_mindir(rebuild_network(INFO, weights, paths["ckpt"]), INFO, paths["mindir"])
     return paths
 
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory) -> Path:
-    """Ten readable images of all kinds, three unreadable ones, and files that are not meant."""
+    """Ten readable images of all kinds, three unreadable ones, and files that are no images."""
     folder = tmp_path_factory.mktemp("images of all kinds")
     rng = np.random.default_rng(0)
 
@@ -129,7 +129,7 @@ READABLE = [  # in sorted order
 def expected(weights, images) -> dict[str, int]:
     """Classes by the network itself, one image after the other."""
     network = rebuild_network(INFO, weights, Path("beit.ckpt"))
-    transform = eval_transform(
+    transform = EvalTransform(
         image_size=24, crop_pct=0.75, mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3), interpolation="bilinear"
     )
     batch = np.stack([transform(read_rgb(images / name)) for name in READABLE])
@@ -139,8 +139,8 @@ def expected(weights, images) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("model", KINDS)
-def test_a_folder_is_predicted_whatever_its_images_are(model, models, images, expected, tmp_path):
-    """Batches of 4 leave the last one short, with an unreadable image in two of them."""
+def test_a_folder_with_images_of_all_kinds_is_predicted(model, models, images, expected, tmp_path):
+    """In batches of 4 the last one is short, and two have unreadable images."""
     done = run_infer("--data_path", images, "--checkpoint", models[model], "--batch_size", 4, folder=tmp_path)
     assert done.returncode == 1, done.stderr
     assert done.stdout.splitlines() == [f"{path} (class: {number})" for path, number in expected.items()]
@@ -149,23 +149,24 @@ def test_a_folder_is_predicted_whatever_its_images_are(model, models, images, ex
     assert text == f"{{\n{lines}\n}}\n"
     for name in ("corrupt.png", "empty.jpg", "letter.jpeg"):
         assert f"{images / name} cannot be read: " in done.stderr
-    last = "error: 3 of 13 images cannot be read (named above), the others are in predictions.json: repair or remove"
-    assert done.stderr.splitlines()[-1].startswith(last)
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("error: 3 of 13 images cannot be read")
+    assert "predictions.json" in last
 
 
 @pytest.mark.parametrize("model", KINDS)
 def test_a_single_image_is_predicted(model, models, images, expected, tmp_path):
     image, output = images / "zwölf Schwäne.png", tmp_path / "new folder" / "p.json"
     done = run_infer(
-        *("--data_path", image, "--checkpoint", models[model], "--arch", INFO.arch, "--output", output),
+        *("--data_path", image, "--checkpoint", models[model], "--arch", INFO.model.arch, "--output", output),
         folder=tmp_path,
     )
     assert (done.returncode, done.stdout) == (0, f"{image} (class: {expected[str(image)]})\n"), done.stderr
     assert json.loads(output.read_text(encoding="utf-8")) == {str(image): expected[str(image)]}
 
 
-def test_predictors_of_both_kinds_live_in_one_process(models, images):
-    """More than one of MindSpore's, which refuses to be put on the device that it is on already."""
+def test_predictors_of_all_kinds_work_in_one_process(models, images):
+    """Two of them load a checkpoint: MindSpore refuses to set the current device again."""
     sources = [images / name for name in READABLE]
     logits = [
         np.stack([prediction.logits for prediction in Predictor.from_file(path, batch_size=5).predict(sources)])
@@ -186,12 +187,13 @@ def test_an_onnx_file_needs_no_mindspore(models, images, expected, tmp_path):
 
 
 @pytest.mark.parametrize("model", KINDS)
-def test_an_arch_that_is_not_the_files_is_refused(model, models, images, tmp_path):
+def test_another_arch_than_that_of_the_file_is_refused(model, models, images, tmp_path):
     done = run_infer(
         *("--data_path", images, "--checkpoint", models[model], "--arch", "beit_base_patch16_224"), folder=tmp_path
     )
     assert (done.returncode, done.stdout) == (2, "")
-    assert f"beit.{model} is a beit_micro_patch8_32, not a beit_base" in done.stderr
+    for word in (f"beit.{model}", "beit_micro_patch8_32", "beit_base_patch16_224"):
+        assert word in done.stderr
     assert not (tmp_path / "predictions.json").exists()
 
 
@@ -202,17 +204,17 @@ def identity_model() -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
 
 
-def test_what_cannot_be_predicted_is_told_of_in_one_line(models, images, tmp_path):
+def test_unusable_input_gives_a_one_line_error(models, images, tmp_path):
     (tmp_path / "void").mkdir()
     foreign = tmp_path / "foreign.onnx"
     foreign.write_bytes(identity_model().SerializeToString())
     (tmp_path / "bad.mindir").write_bytes(b"\xff garbage")
     cases = [
-        (images / "no.png", models["onnx"], "no.png does not exist: give an image or a folder of images"),
-        (tmp_path / "void", models["onnx"], "has no .png, .jpg, .jpeg file in its root: give a folder of images"),
-        (images, tmp_path / "no.ckpt", "no.ckpt does not exist: give a checkpoint, an ONNX file or a MINDIR file"),
-        (images, tmp_path / "bad.mindir", "bad.mindir cannot be loaded as a MINDIR file: export the checkpoint again"),
-        (images, foreign, "foreign.onnx was not exported by this project: its metadata lack version, arch, image_size"),
+        (images / "no.png", models["onnx"], "no.png does not exist"),
+        (tmp_path / "void", models["onnx"], "void has no .png, .jpg, .jpeg file"),
+        (images, tmp_path / "no.ckpt", "no.ckpt does not exist"),
+        (images, tmp_path / "bad.mindir", "bad.mindir cannot be loaded as a MINDIR file"),
+        (images, foreign, "foreign.onnx was not exported by this project"),
     ]
     for data, model, text in cases:
         done = run_infer("--data_path", data, "--checkpoint", model, folder=tmp_path)
@@ -222,14 +224,14 @@ def test_what_cannot_be_predicted_is_told_of_in_one_line(models, images, tmp_pat
         assert not list(tmp_path.glob("predictions*"))
 
 
-def test_a_device_that_onnx_runtime_lacks_is_refused(models, images, tmp_path):
+def test_a_device_that_onnx_runtime_does_not_support_is_refused(models, images, tmp_path):
     command = ["--data_path", str(images), "--checkpoint", str(models["onnx"]), "--device_target", "Ascend"]
     done = subprocess.run(
         [sys.executable, str(ROOT / "infer.py"), *command], cwd=tmp_path, capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 2
-    assert "device_target is Ascend, and the installed ONNX Runtime cannot use it" in done.stderr
-    assert "pass --device_target CPU" in done.stderr
+    for word in ("device_target is Ascend", "CANNExecutionProvider", "--device_target CPU"):
+        assert word in done.stderr
 
 
 @pytest.fixture
@@ -254,7 +256,7 @@ def readable(images, tmp_path) -> Path:
     return path
 
 
-def test_topk_and_probabilities_come_with_the_names_stored_in_the_file(readable, models, expected, infer_here):
+def test_topk_and_probabilities_have_the_class_names_of_the_checkpoint(readable, models, expected, infer_here):
     code, printed, error = infer_here(readable, models["onnx"], "--topk", 3, "--probabilities")
     assert (code, error) == (0, "")
     predictions = json.loads(Path("predictions.json").read_text(encoding="utf-8"))
@@ -272,7 +274,7 @@ def test_topk_and_probabilities_come_with_the_names_stored_in_the_file(readable,
         assert line == f"{path} (class: {order[0]}, label: class {order[0]}, probability: {told['probability']})"
 
 
-def test_names_of_a_file_take_the_place_of_the_stored_ones(readable, models, expected, infer_here):
+def test_class_names_of_a_file_replace_those_of_the_checkpoint(readable, models, expected, infer_here):
     Path("names.txt").write_text("".join(f"Nr. {number}\n" for number in range(60)))
     code, *_ = infer_here(readable, models["onnx"], "--class_names", "names.txt", "--output", "p.csv")
     assert code == 0
@@ -281,47 +283,52 @@ def test_names_of_a_file_take_the_place_of_the_stored_ones(readable, models, exp
     Path("names.txt").write_text("one\ntwo\n")
     code, _, error = infer_here(readable, models["onnx"], "--class_names", "names.txt")
     assert code == 2
-    assert "names.txt holds 2 lines, 0 of them empty: the checkpoint has 60 classes" in error
+    for word in ("names.txt", "2 lines", "60 classes"):
+        assert word in error
     assert not list(Path().glob("predictions*"))
 
 
-def test_a_tree_of_folders_is_predicted_as_a_whole(images, models, infer_here):
+def test_recursive_predicts_a_tree_of_folders(images, models, infer_here):
     code, printed, error = infer_here(images, models["onnx"], "--recursive", "--output", "p.jsonl")
     assert code == 1
     found = [json.loads(line) for line in Path("p.jsonl").read_text(encoding="utf-8").splitlines()]
     names = sorted([str(images / name) for name in READABLE] + [str(images / "inside" / "deeper.png")])
     assert [entry["image"] for entry in found] == names
-    assert "3 of 14 images cannot be read (named above), the others are in p.jsonl" in error
+    assert "3 of 14 images cannot be read" in error
     assert len(printed.splitlines()) == 11
 
 
-def test_quiet_prints_what_went_wrong_and_nothing_else(images, readable, models, infer_here):
+def test_quiet_prints_errors_only(images, readable, models, infer_here):
     assert infer_here(readable, models["onnx"], "--quiet") == (0, "", "")
     code, printed, error = infer_here(images, models["onnx"], "--quiet")
     assert (code, printed, len(error.splitlines())) == (1, "", 4)
 
 
-def test_a_run_that_was_stopped_goes_on_to_the_same_file(images, models, infer_here, monkeypatch):
-    """Stopped after 5 of 13 images, an unreadable one among them; it is told of in the end all the same."""
+def test_a_stopped_run_resumes_to_the_same_file(images, models, infer_here, monkeypatch):
+    """Stopped after 5 of 13 images; an unreadable one among them is reported at the end."""
     whole = infer_here(images, models["onnx"], "--output", "whole.json")
     append = Journal.append
 
-    def stop(journal: Journal, record: Record) -> None:
+    def stop(journal, record):
         if len(journal) == 5:
             raise KeyboardInterrupt
         append(journal, record)
 
     monkeypatch.setattr(Journal, "append", stop)
     code, printed, error = infer_here(images, models["onnx"])
-    assert (code, error) == (130, "5 of 13 images are done: --resume continues the run\ninterrupted\n")
+    assert code == 130
+    assert "5 of 13 images" in error
+    assert "--resume" in error
     assert not Path("predictions.json").exists()
     monkeypatch.setattr(Journal, "append", append)
     code, _, error = infer_here(images, models["onnx"])
     assert code == 2
-    assert "predictions.json.partial is what an interrupted run has predicted: continue it with --resume" in error
+    assert "predictions.json.partial" in error
+    assert "--resume" in error
     code, _, error = infer_here(images, models["onnx"], "--resume", "--topk", 2)
     assert code == 2
-    assert "predictions.json.partial is of a run with another topk: give the same again" in error
+    assert "topk is 2" in error
+    assert "predictions.json.partial" in error
     resumed = infer_here(images, models["onnx"], "--resume")
     assert (resumed[0], printed + resumed[1]) == whole[:2]
     assert resumed[2] == whole[2].replace("whole.json", "predictions.json")
@@ -329,7 +336,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_file(images, models, infer_h
     assert not list(Path().glob("*.partial"))
 
 
-def test_a_run_that_was_killed_goes_on_to_the_same_file(readable, models, expected, infer_here, tmp_path):
+def test_a_killed_run_resumes_to_the_same_file(readable, models, expected, infer_here, tmp_path):
     code = (
         "import os, signal, sys; import infer; from src.prediction.journal import Journal; append = Journal.append\n"
         "def kill(journal, record):\n    append(journal, record)\n"
@@ -346,7 +353,7 @@ def test_a_run_that_was_killed_goes_on_to_the_same_file(readable, models, expect
     assert json.loads(Path("predictions.json").read_text(encoding="utf-8")) == expected
 
 
-def test_a_terminal_shows_images_per_second_and_the_time_left(images, models, tmp_path):
+def test_a_terminal_shows_images_per_second_and_the_remaining_time(images, models, tmp_path):
     terminal, theirs = os.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("4H", 25, 100, 0, 0))  # 25 lines of 100 columns
     command = [sys.executable, str(ROOT / "infer.py"), "--data_path", str(images), "--checkpoint", str(models["onnx"])]
@@ -367,30 +374,30 @@ def test_a_terminal_shows_images_per_second_and_the_time_left(images, models, tm
         assert re.search(rf"[\r\n]{re.escape(str(images / name))} \(class: \d+\)\r\n", text)
 
 
-def test_the_contact_sheet_shows_what_was_predicted(images, models, infer_here):
+def test_the_contact_sheet_shows_the_readable_images(images, models, infer_here):
     code, *_ = infer_here(images, models["onnx"], "--contact_sheet", "new/sheet.png")
     assert code == 1
     assert Image.open("new/sheet.png").size == (8 * 168 + 8, 2 * 208 + 8)  # ten readable images
     code, _, error = infer_here(images, models["onnx"], "--contact_sheet", "sheet.jpg")
     assert code == 2
-    assert "contact_sheet sheet.jpg has another ending than .png" in error
+    assert "contact_sheet is sheet.jpg" in error
+    assert ".png" in error
 
 
-def test_attention_is_drawn_of_one_image_from_a_checkpoint(images, models, expected, infer_here):
+def test_attention_is_drawn_for_one_image_from_a_checkpoint(images, models, expected, infer_here):
     image = images / "color.png"
     code, printed, error = infer_here(image, models["ckpt"], "--attention", "attention.png")
     assert (code, printed) == (0, f"{image} (class: {expected[str(image)]})\n"), error
     assert Image.open("attention.png").size == (2 * 384, 384)
-    for data, model, text in [
-        (images, models["ckpt"], f"attention is drawn for one image, and data_path {images} has 13"),
-        (image, models["onnx"], "attention is drawn from a checkpoint only: an exported file gives nothing but logits"),
-    ]:
+    for data, model, word in [(images, models["ckpt"], f"{images} has 13"), (image, models["onnx"], "exported file")]:
         code, printed, error = infer_here(data, model, "--attention", "other.png")
-        assert (code, printed, error) == (2, "", f"error: {text}\n")
+        assert (code, printed) == (2, "")
+        assert "attention" in error
+        assert word in error
         assert not Path("other.png").exists()
 
 
-def test_more_classes_than_there_are_cannot_be_asked_for(readable, models, infer_here):
+def test_topk_above_the_number_of_classes_is_refused(readable, models, infer_here):
     code, _, error = infer_here(readable, models["onnx"], "--topk", 61)
     assert code == 2
-    assert error == f"error: --topk is 61 and {models['onnx']} has 60 classes: give fewer\n"
+    assert f"--topk is 61 but {models['onnx']} has 60 classes" in error

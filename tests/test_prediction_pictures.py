@@ -1,4 +1,4 @@
-"""The contact sheet and the picture of attention."""
+"""The contact sheet and the attention picture."""
 
 from __future__ import annotations
 
@@ -14,11 +14,10 @@ from mindspore import Tensor
 from PIL import Image
 
 from src.pictures.tiles import GAP, LINE, SIDE
-from src.prediction import contact_sheet as sheets
-from src.prediction.attention_picture import HEAT, HEAT_SHARE, attention_picture
-from src.prediction.contact_sheet import contact_sheet
+from src.prediction import pictures
 from src.prediction.journal import Record
-from src.prediction.last_attention import last_attention
+from src.prediction.mindspore_network import last_attention
+from src.prediction.pictures import HEAT, HEAT_SHARE, attention_picture, contact_sheet
 from src.vit import VisionTransformer
 from tests.networks import model_info, small_network
 from tests.onnx_graphs import graph_of
@@ -31,17 +30,17 @@ CELL = (SIDE + GAP, SIDE + CAPTION + GAP)
 
 
 def colored(folder: Path, count: int) -> list[Record]:
-    """Records of `count` plain images, number n of the gray level n."""
+    """Return the records of `count` plain images; image n has gray level n."""
     records = []
     for number in range(count):
         path = folder / f"{number}.png"
         Image.new("RGB", (40, 20), (number, number, number)).save(path)
-        records.append(Record(str(path), ((number, 0.5),)))
+        records.append({"image": str(path), "class": number, "probability": 0.5})
     return records
 
 
 def grays(sheet: Image.Image) -> list[int]:
-    """The gray levels in the middle of the thumbnails, row by row."""
+    """Return the gray levels in the middle of the thumbnails, row by row."""
     pixels = np.asarray(sheet)
     rows, columns = (sheet.height - GAP) // CELL[1], (sheet.width - GAP) // CELL[0]
     places = [
@@ -50,31 +49,31 @@ def grays(sheet: Image.Image) -> list[int]:
     return [int(pixels[place][0]) for place in places]
 
 
-def test_few_images_are_all_on_the_sheet_in_order(tmp_path):
+def test_a_sheet_shows_all_of_few_images_in_order(tmp_path):
     records = colored(tmp_path, 3)
-    records.insert(1, Record("broken.png", reason="empty"))
+    records.insert(1, {"image": "broken.png", "unreadable": "empty"})
     sheet = contact_sheet(lambda: iter(records), ("a", "b", "c"))
     assert sheet.size == (3 * CELL[0] + GAP, CELL[1] + GAP)
     assert grays(sheet) == [0, 1, 2]
 
 
-def test_of_many_images_a_sample_is_spread_over_the_run(tmp_path, monkeypatch):
-    monkeypatch.setattr(sheets, "ROWS", 2)
+def test_a_sheet_shows_an_even_sample_of_many_images(tmp_path, monkeypatch):
+    monkeypatch.setattr(pictures, "ROWS", 2)
     records = colored(tmp_path, 64)
-    Path(records[8].image).unlink()  # gone since it was predicted
+    Path(records[8]["image"]).unlink()  # deleted since it was predicted
     sheet = contact_sheet(lambda: iter(records), ())
     assert grays(sheet) == [*range(0, 8, 4), *range(12, 64, 4), 255]
 
 
 def captions(sheet: Image.Image) -> np.ndarray:
-    """Where there is ink below each thumbnail of the first row: [thumbnails, height, width]."""
+    """Return where there is ink below each thumbnail of the first row, bool [thumbnails, height, width]."""
     ink = np.asarray(sheet.convert("L"))[GAP + SIDE : GAP + SIDE + CAPTION, GAP:] < 128
     return np.stack(np.split(ink, ink.shape[1] // CELL[0], axis=1))
 
 
-def test_captions_tell_label_and_probability_and_stay_in_their_column(tmp_path):
+def test_captions_show_label_and_probability_within_their_column(tmp_path):
     (record,) = colored(tmp_path, 1)
-    records = [record, Record(record.image, ((1, 0.5),)), Record(record.image, ((1, 0.25),)), record]
+    records = [record, {**record, "class": 1}, {**record, "class": 1, "probability": 0.25}, record]
     ink = captions(
         contact_sheet(lambda: iter(records), ("cat", "a very long name that fits nowhere " * 3, "Schwäne 四"))
     )
@@ -89,7 +88,7 @@ def test_captions_tell_label_and_probability_and_stay_in_their_column(tmp_path):
 
 
 def test_a_run_without_a_readable_image_gives_an_empty_sheet():
-    sheet = contact_sheet(lambda: iter([Record("broken.png", reason="empty")]), ())
+    sheet = contact_sheet(lambda: iter([{"image": "broken.png", "unreadable": "empty"}]), ())
     assert grays(sheet) == [255]
 
 
@@ -107,7 +106,7 @@ def test_attention_colors_the_part_that_the_network_sees():
     assert picture[-1, -1] == pytest.approx((1 - HEAT_SHARE) * plain + HEAT_SHARE * HEAT[-1], abs=1)
 
 
-def test_equal_attention_is_drawn_as_the_least():
+def test_uniform_attention_has_the_color_of_the_least():
     info = model_info("beit_base_patch16_224", 400, 10)
     picture = attention_picture(Image.new("RGB", (500, 500)), np.full((2, 2), 0.25, np.float32), info)
     assert picture.size == (800, 400)
@@ -156,7 +155,7 @@ def network_of(options: dict[str, object]) -> tuple[VisionTransformer, dict[str,
 
 @pytest.mark.parametrize("mean_pooling", [True, False])
 def test_attention_is_that_of_the_pooled_tokens_in_the_last_block(mean_pooling):
-    """In a network of one block, worked out by hand."""
+    """For a network of one block, computed by hand."""
     network, w = network_of({**CASES["base"], "depth": 1, "mean_pooling": mean_pooling})
     image = np.random.default_rng(3).standard_normal((3, 32, 32), dtype=np.float32)
     by_hand = attention_by_hand(w, image, heads=4, patch=8).mean(axis=0)
@@ -167,11 +166,11 @@ def test_attention_is_that_of_the_pooled_tokens_in_the_last_block(mean_pooling):
     ms.set_context(mode=ms.PYNATIVE_MODE)
     assert attention.shape == (4, 4)
     assert attention == pytest.approx(expected.reshape(4, 4), rel=1e-4)
-    assert attention.max() > 1.5 * attention.min()  # it would be the same all over without weights
+    assert attention.max() > 1.5 * attention.min()  # it would be uniform without weights
 
 
 def test_attention_is_that_of_the_last_block_with_all_its_biases():
-    """Of three blocks with a shared bias and their own, the softmax that the exported graph computes in the last."""
+    """For three blocks with a shared and an own bias: the softmax of the last block in the exported graph."""
     case = CASES["shared_and_own_bias"]
     network, weights = network_of({**case, "depth": 3})
     model = graph_of({**case, "depth": 3}, weights)

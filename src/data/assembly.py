@@ -1,4 +1,4 @@
-"""The data of a run, from its options. Imports no MindSpore, so that one can look at the data without it."""
+"""The data of a run, from its options. Imports no MindSpore, so the preview of the data runs without it."""
 
 from __future__ import annotations
 
@@ -8,8 +8,17 @@ from typing import TypeVar
 
 from src.config import Config
 from src.data.augment.mixup import Mixup
-from src.data.imagenet import EvalLoader, ImageFolder, TrainLoader, check_same_classes, read_image_folder
-from src.data.transforms import eval_transform, train_transform
+from src.data.augment.random_erasing import RandomErasing
+from src.data.imagenet import (
+    Division,
+    EvalLoader,
+    ImageFolder,
+    Targets,
+    TrainLoader,
+    check_class_names,
+    read_image_folder,
+)
+from src.data.transforms import TrainOptions, TrainTransform, eval_transform
 from src.errors import UserError
 from src.model.model_config import ModelConfig
 from src.model.model_info import (
@@ -23,48 +32,46 @@ AnyConfig = TypeVar("AnyConfig", bound=Config)
 
 
 def read_data(config: Config) -> tuple[ImageFolder, ImageFolder]:
-    """The training and the validation images, with the same classes, as many as `num_classes` says if it is not 0."""
+    """Return the training and validation images. Raises `UserError` unless both have the same `num_classes` classes."""
     train = read_image_folder(Path(config.data_url) / config.train_dir, config.train_num_samples)
     validation = read_validation_images(config)
-    check_same_classes(train, validation)
+    check_class_names(train.classes, validation, f"the training folder {train.root}")
     if config.num_classes not in (0, len(train.classes)):
         raise UserError(
-            f"num_classes is {config.num_classes} and {train.root} holds {len(train.classes)} class folders: "
-            f"set num_classes to {len(train.classes)}, or to 0, which takes what there is"
+            f"num_classes is {config.num_classes} but {train.root} has {len(train.classes)} class folders; "
+            f"set num_classes to {len(train.classes)} or 0"
         )
     return train, validation
 
 
 def with_class_count(config: AnyConfig, images: ImageFolder) -> AnyConfig:
-    """`config` with the number of classes of `images` where its `num_classes` is 0."""
+    """Return `config` with the number of classes of `images` if its `num_classes` is 0."""
     return config if config.num_classes else dataclasses.replace(config, num_classes=len(images.classes))
 
 
 def read_validation_images(config: Config) -> ImageFolder:
-    """The images that evaluation is about."""
+    """Return the images for evaluation."""
     return read_image_folder(Path(config.data_url) / config.val_dir, config.val_num_samples)
 
 
 def mean_and_std(config: Config) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
-    """Of RGB values in 0..1."""
+    """Return mean and standard deviation of RGB values in 0..1."""
     return IMAGENET_DEFAULT_MEAN_STD if config.imagenet_default_mean_and_std else IMAGENET_INCEPTION_MEAN_STD
 
 
 def build_train_loader(config: Config, folder: ImageFolder, rank: int = 0, ranks: int = 1) -> TrainLoader:
-    """This rank's augmented and mixed batches."""
+    """Return the loader of this rank's augmented and mixed batches."""
     mean, std = mean_and_std(config)
-    transform = train_transform(
+    options = TrainOptions(
         image_size=config.image_size,
         min_crop=config.min_crop,
         interpolation=config.aa_interpolation,
-        auto_augment=config.auto_augment,
         mean=mean,
         std=std,
-        re_prob=config.re_prob,
-        re_mode=config.re_mode,
-        re_count=config.re_count,
-        hflip=config.hflip,
+        auto_augment=config.auto_augment,
         color_jitter=config.color_jitter,
+        hflip=config.hflip,
+        erasing=RandomErasing(config.re_prob, config.re_mode, config.re_count) if config.re_prob > 0 else None,
     )
     mixup = None
     if config.mixup_prob > 0 and (config.mixup > 0 or config.cutmix > 0):
@@ -78,16 +85,11 @@ def build_train_loader(config: Config, folder: ImageFolder, rank: int = 0, ranks
         )
     return TrainLoader(
         folder,
-        transform,
-        mixup,
-        num_classes=config.num_classes,
-        batch_size=config.batch_size,
+        TrainTransform(options),
+        Targets(config.num_classes, config.label_smoothing, mixup),
+        Division(config.batch_size, rank, ranks, config.accumulation_steps),
         seed=config.seed,
         num_workers=config.num_parallel_workers,
-        rank=rank,
-        ranks=ranks,
-        accumulation_steps=config.accumulation_steps,
-        label_smoothing=config.label_smoothing,
         max_bad_images=config.max_bad_images,
     )
 
@@ -95,14 +97,8 @@ def build_train_loader(config: Config, folder: ImageFolder, rank: int = 0, ranks
 def build_eval_loader(
     config: Config, info: ModelInfo, folder: ImageFolder, rank: int = 0, ranks: int = 1
 ) -> EvalLoader:
-    """This rank's share of the images, prepared as the network of `info` expects them."""
-    transform = eval_transform(
-        image_size=info.model.image_size,
-        crop_pct=info.crop_pct,
-        mean=info.mean,
-        std=info.std,
-        interpolation=info.interpolation,
-    )
+    """Return the loader of this rank's share of the images, prepared for the network of `info`."""
+    transform = eval_transform(info)
     return EvalLoader(folder, transform, config.batch_size, config.num_parallel_workers, rank=rank, ranks=ranks)
 
 

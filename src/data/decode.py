@@ -1,4 +1,4 @@
-"""From an image file to 8-bit RGB, as Pillow's `convert("RGB")` gives it."""
+"""From an image file to 8-bit RGB, as Pillow's `convert("RGB")`."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from PIL import Image, UnidentifiedImageError
 
 from src.errors import UserError
 
-# Both tell of files that are read as they are meant to be, and nobody could act on them while training.
+# Files with these warnings decode correctly, and the user cannot act on a warning during training.
 warnings.filterwarnings("ignore", message="Palette images with Transparency", category=UserWarning, module="PIL")
 warnings.filterwarnings("ignore", message="(Possibly corrupt|Corrupt) EXIF data", category=UserWarning, module="PIL")
 
 
 class UnreadableImage(UserError):
-    """A file that should be an image cannot be decoded. `path` is the file, `reason` says what is wrong with it."""
+    """Decoding the image file `path` failed, because of `reason`."""
 
     def __init__(self, path: str | os.PathLike[str], reason: str) -> None:
         super().__init__(f"cannot read image {os.fspath(path)}: {reason}; replace or remove the file")
@@ -25,10 +25,9 @@ class UnreadableImage(UserError):
 
 
 def read_rgb(path: str | os.PathLike[str]) -> Image.Image:
-    """Decode the first frame of an image file into mode RGB.
+    """Decode the first frame of an image file into mode RGB, like timm's and torchvision's readers.
 
-    Like timm's and torchvision's readers it lets Pillow convert (transparency is dropped, not blended; CMYK, palette,
-    gray and 16-bit images become what Pillow makes of them) and leaves the EXIF orientation alone. Raises
+    Pillow converts other modes: it drops transparency without blending. The EXIF orientation is ignored. Raises
     `UnreadableImage`.
     """
     try:
@@ -41,9 +40,8 @@ def read_rgb(path: str | os.PathLike[str]) -> Image.Image:
     try:
         with Image.open(io.BytesIO(data)) as image:
             image.load()
-            # `convert` would copy what is RGB already
-            return image if image.mode == "RGB" else image.convert("RGB")
+            return image if image.mode == "RGB" else image.convert("RGB")  # `convert` copies RGB images
     except UnidentifiedImageError as error:
         raise UnreadableImage(path, "it is not in an image format that Pillow knows") from error
-    except Exception as error:  # a damaged file makes Pillow's parsers raise nearly anything, struct.error included
+    except Exception as error:  # on damaged files Pillow's parsers raise many types, even struct.error
         raise UnreadableImage(path, f"{type(error).__name__}: {error}") from error

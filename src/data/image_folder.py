@@ -1,4 +1,4 @@
-"""Image folders: one subfolder per class, the images anywhere below it."""
+"""Image folders: one subfolder per class, images at any depth below it."""
 
 from __future__ import annotations
 
@@ -6,44 +6,29 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import overload
 
 import numpy as np
 
 from src.data.sampling import spread
 from src.errors import UserError, is_control
 
-# In lower case; a file's ending is compared without regard to case.
+# Compared with the lower-case file name.
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".pgm", ".ppm", ".tif", ".tiff", ".webp")
 
-_NAMED = 5  # so many classes are named in an error
-
-
-class Paths(Sequence[Path]):
-    """Paths kept as strings, which take a third of the memory of `Path` objects: ImageNet has 1.28 million of them."""
-
-    def __init__(self, names: Sequence[str]) -> None:
-        self._names = names
-
-    def __len__(self) -> int:
-        return len(self._names)
-
-    @overload
-    def __getitem__(self, index: int) -> Path: ...
-    @overload
-    def __getitem__(self, index: slice) -> Paths: ...
-    def __getitem__(self, index: int | slice) -> Path | Paths:
-        names = self._names[index]
-        return Path(names) if isinstance(names, str) else Paths(names)
+_MOST_NAMED = 5  # classes named in an error
 
 
 @dataclass(frozen=True, eq=False)
 class ImageFolder:
-    """The images of a folder. `labels`, int32 [N], are positions in `classes`, which are the subfolders, sorted."""
+    """The images of a folder.
+
+    `classes` are the sorted names of the subfolders; `labels`, int32 [N], are positions in `classes`. `paths` are
+    strings, which take a third of the memory of `Path` objects: ImageNet has 1.28 million of them.
+    """
 
     root: Path
     classes: tuple[str, ...]
-    paths: Sequence[Path] = field(repr=False)
+    paths: Sequence[str] = field(repr=False)
     labels: np.ndarray = field(repr=False)
 
     def __len__(self) -> int:
@@ -51,70 +36,56 @@ class ImageFolder:
 
 
 def read_image_folder(root: Path, num_samples: int = -1) -> ImageFolder:
-    """List the images of a folder as torchvision's `ImageFolder` does: classes and paths sorted as strings.
+    """List the images of a folder in the order of torchvision's `ImageFolder`, following symbolic links.
 
-    Symbolic links are followed. `num_samples` takes that many of the images (-1: all), evenly spaced over the list:
-    every class keeps its share, give or take one image, and all classes stay in `classes`. Raises `UserError` where
-    there is no such folder, no class folder in it, a class folder without images, or fewer images than asked for.
+    `num_samples` keeps that many images (-1: all), evenly spaced over the list: every class keeps its share to within
+    one image, and `classes` keeps all classes. Raises `UserError` for a missing folder, a folder without class
+    folders, a class folder without images, and fewer images than `num_samples`.
     """
     root = Path(root)
     if not root.is_dir():
-        what = "is not a folder" if root.exists() else "does not exist"
-        raise UserError(f"image folder {root} {what}; it must hold one subfolder of images per class")
+        problem = "is not a folder" if root.exists() else "does not exist"
+        raise UserError(f"image folder {root} {problem}; it must hold one subfolder of images per class")
     classes = _class_names(root)
     files = [_image_files(root / name) for name in classes]
     empty = [name for name, found in zip(classes, files) if not found]
     if empty:
         raise UserError(
-            f"image folder {root}: no images in {'class folder' if len(empty) == 1 else 'class folders'} "
-            f"{_listed(empty)}; add some ({', '.join(IMAGE_EXTENSIONS)}) or remove the folder"
+            f"image folder {root} has class folders without images: {_listed(empty)}; remove them or add images "
+            f"({', '.join(IMAGE_EXTENSIONS)})"
         )
     paths = [path for found in files for path in found]
     labels = np.repeat(np.arange(len(classes), dtype=np.int32), [len(found) for found in files])
     if num_samples != -1:
-        _check_num_samples(num_samples, len(paths), root)
+        if not 1 <= num_samples <= len(paths):
+            raise UserError(
+                f"image folder {root} has {len(paths)} images, but the number of samples is {num_samples}; "
+                f"set it to 1..{len(paths)}, or to -1 for all"
+            )
         chosen = spread(len(paths), num_samples)
         paths, labels = [paths[index] for index in chosen], labels[chosen]
-    return ImageFolder(root, tuple(classes), Paths(paths), labels)
-
-
-def check_same_classes(train: ImageFolder, val: ImageFolder) -> None:
-    """Raise `UserError` unless both folders have the same classes, without which their labels mean different things."""
-    check_class_names(train.classes, val, f"the training folder {train.root}")
+    return ImageFolder(root, tuple(classes), paths, labels)
 
 
 def check_class_names(expected: Sequence[str], folder: ImageFolder, source: str) -> None:
-    """Raise `UserError` unless the folder's classes are the `expected` ones, which come from `source` (in words)."""
-    unknown = sorted(set(folder.classes) - set(expected))
-    if unknown:
-        raise UserError(
-            f"image folder {folder.root} has {_classes(len(unknown))} that {source} lacks: {_listed(unknown)}; "
-            "labels would not mean the same, so give both the same class folders"
-        )
-    missing = sorted(set(expected) - set(folder.classes))
-    if missing:
-        raise UserError(
-            f"image folder {folder.root} lacks {_classes(len(missing))} that {source} has: {_listed(missing)}; "
-            "labels would not mean the same, so give both the same class folders"
-        )
+    """Raise `UserError` unless the classes of `folder` are the `expected` ones of `source` (in words).
 
-
-def _classes(count: int) -> str:
-    return "a class" if count == 1 else f"{count} classes"
+    Labels are positions in the sorted classes, so different classes give the same label different meanings.
+    """
+    here, there = set(folder.classes), set(expected)
+    for owner, other, names in (
+        (f"image folder {folder.root}", source, here - there),
+        (source, f"image folder {folder.root}", there - here),
+    ):
+        if names:
+            raise UserError(
+                f"{owner} has classes that {other} does not have: {_listed(sorted(names))}; use the same class folders"
+            )
 
 
 def _listed(names: Sequence[str]) -> str:
-    rest = len(names) - _NAMED
-    return ", ".join(map(repr, names[:_NAMED])) + (f" and {rest} more" if rest > 0 else "")
-
-
-def _check_num_samples(num_samples: int, size: int, root: Path) -> None:
-    if num_samples < 1:
-        raise UserError(f"image folder {root}: {num_samples} samples cannot be taken; give 1 or more, or -1 for all")
-    if num_samples > size:
-        raise UserError(
-            f"image folder {root}: holds {size} images, fewer than the {num_samples} asked for; -1 takes all"
-        )
+    rest = len(names) - _MOST_NAMED
+    return ", ".join(map(repr, names[:_MOST_NAMED])) + (f" and {rest} more" if rest > 0 else "")
 
 
 def _class_names(root: Path) -> list[str]:
@@ -130,20 +101,20 @@ def _class_names(root: Path) -> list[str]:
     odd = [name for name in names if any(map(is_control, name))]
     if odd:
         raise UserError(
-            f"image folder {root}: {_listed(odd)} cannot be {'a class name' if len(odd) == 1 else 'class names'}, "
-            f"which are lines of UTF-8 text: rename {'the folder' if len(odd) == 1 else 'these folders'}"
+            f"image folder {root}: class names must be single lines of UTF-8 text, but found {_listed(odd)}; "
+            "rename these folders"
         )
     return names
 
 
 def _image_files(folder: Path) -> list[str]:
-    """The images below a class folder: folders sorted by their whole path, and the names in each."""
+    """Return the images below a class folder: folders sorted by their whole path, then names in each folder."""
     found = sorted(_walk(os.fspath(folder), ()))
     return [f"{place}{os.sep}{name}" for place, names in found for name in sorted(names)]
 
 
 def _walk(place: str, above: tuple[tuple[int, int], ...]) -> Iterator[tuple[str, list[str]]]:
-    """Every folder from `place` down with its images' names. `above` identifies the folders that lead here."""
+    """Yield every folder from `place` down and its image names. `above` identifies the folders on the way here."""
     try:
         status = os.stat(place)
         with os.scandir(place) as entries:
@@ -152,7 +123,7 @@ def _walk(place: str, above: tuple[tuple[int, int], ...]) -> Iterator[tuple[str,
         raise UserError(f"cannot read image folder {place}: {error.strerror}; check its permissions") from error
     here = (status.st_dev, status.st_ino)
     if here in above:
-        raise UserError(f"image folder {place} is a link to a folder that it lies in; remove the link")
+        raise UserError(f"image folder {place} is a link to one of its own parent folders; remove the link")
     yield place, [name for name, is_folder in listed if not is_folder and name.lower().endswith(IMAGE_EXTENSIONS)]
     for name, is_folder in listed:
         if is_folder:

@@ -1,8 +1,7 @@
-"""Jobs worked on by threads ahead of need, and handed over in order.
+"""Worker threads that prepare batches ahead of the consumer and deliver them in order.
 
-Threads, not processes: Pillow and NumPy let go of the interpreter's lock while they decode, resize and compute, and
-nothing has to be copied from one process to another. A batch is a job of many parts, so that the workers share one
-batch and the next is begun only when this one has no parts left.
+Threads, not processes: Pillow and NumPy release the interpreter lock while they decode, resize and compute, and no
+batch is copied between processes. A batch is a job of many parts (images), so that all workers share one batch.
 """
 
 from __future__ import annotations
@@ -13,16 +12,17 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Generic, Protocol, TypeVar, cast
 
+from src.data.heap import keep_freed_memory
 from src.errors import UserError
 
 Result = TypeVar("Result", covariant=True)
 
-# A worker that hangs in a dead network drive must not keep a closed loader waiting; the threads are daemons.
+# A worker that hangs in a dead network drive must not block the closing of a loader; the threads are daemons.
 _JOIN_SECONDS = 5.0
 
 
 class Job(Protocol[Result]):
-    """`parts` pieces of work, done in any order and at the same time, and what is made of them in the end."""
+    """A batch of `parts` pieces, which run in any order and at the same time; `finish` assembles the result."""
 
     parts: int
 
@@ -32,7 +32,7 @@ class Job(Protocol[Result]):
 
 
 class _Entry(Generic[Result]):
-    """A job under way."""
+    """A job in progress."""
 
     def __init__(self, job: Job[Result]) -> None:
         self.job = job
@@ -43,11 +43,11 @@ class _Entry(Generic[Result]):
 
 
 class Prefetcher(Generic[Result]):
-    """Work on up to `depth` of the jobs ahead of the consumer, with `num_workers` threads.
+    """Work on up to `depth` jobs ahead of the consumer, with `num_workers` threads.
 
-    Memory is bounded: besides the result that the consumer holds there are at most `depth` jobs. Threads start with
-    the first result that is asked for. What a worker raises is raised to the consumer once, in the place of that job's
-    result, and ends the work.
+    Memory is bounded: at most `depth` jobs exist besides the result that the consumer holds. Threads start when the
+    first result is requested. An exception in a worker is raised to the consumer once, in place of the result of that
+    job, and ends the work.
     """
 
     def __init__(self, jobs: Iterator[Job[Result]], num_workers: int, depth: int) -> None:
@@ -58,13 +58,21 @@ class Prefetcher(Generic[Result]):
         self._parts: deque[tuple[_Entry[Result], int]] = deque()
         self._threads: list[threading.Thread] = []
         self._closed = False
-        # A reentrant lock, because the garbage collector may close a forgotten run in a thread that holds it.
+        # Reentrant: the garbage collector may close an abandoned run in a thread that holds the lock.
         lock = threading.RLock()
         self._work = threading.Condition(lock)
         self._done = threading.Condition(lock)
 
+    @staticmethod
+    def of_batches(jobs: Iterator[Job[Result]], num_workers: int, batch_size: int) -> Prefetcher[Result]:
+        """Return a prefetcher for jobs of `batch_size` parts that keeps all workers busy."""
+        keep_freed_memory()
+        # Two batches in progress keep the workers busy while the consumer takes one, unless there are more workers
+        # than images in a batch.
+        return Prefetcher(jobs, num_workers, depth=2 + (num_workers - 1) // batch_size)
+
     def results(self) -> Iterator[Result]:
-        """The jobs' results in the jobs' order. Leaving the loop, in whatever way, stops the workers."""
+        """Yield the results in the order of the jobs. Leaving the loop in any way stops the workers."""
         try:
             self._begin_more()
             self._start()
@@ -72,12 +80,12 @@ class Prefetcher(Generic[Result]):
                 result = self._take()
                 self._begin_more()
                 yield result
-                del result  # the consumer alone decides how long it lives
+                del result  # a suspended generator must not keep a batch alive
         finally:
             self.close()
 
     def close(self) -> None:
-        """Stop the workers, each after the part it has in hand. What was not handed over is dropped."""
+        """Stop each worker after its current part. Results that were not delivered are dropped."""
         with self._work:
             self._closed = True
             self._entries.clear()
@@ -96,8 +104,8 @@ class Prefetcher(Generic[Result]):
                 thread.start()
             except RuntimeError as error:
                 raise UserError(
-                    f"num_parallel_workers is {self._num_workers} and the system gives no more than {number} threads "
-                    f"({error}): lower it"
+                    f"num_parallel_workers is {self._num_workers} but the system allows {number} threads ({error}); "
+                    f"set it to {max(number, 1)} or less"
                 ) from error
             self._threads.append(thread)
 
@@ -115,12 +123,12 @@ class Prefetcher(Generic[Result]):
                 self._work.notify_all()
 
     def _take(self) -> Result:
-        """Wait for the oldest job's result."""
+        """Wait for the result of the oldest job."""
         with self._done:
             while self._entries and not self._entries[0].done:
                 self._done.wait()
             if not self._entries:
-                raise RuntimeError("the loader was closed while a batch was being waited for")
+                raise RuntimeError("the loader was closed while the consumer waited for a batch")
             entry = self._entries.popleft()
         if entry.error is not None:
             raise entry.error
@@ -145,7 +153,7 @@ class Prefetcher(Generic[Result]):
                 last = entry.left == 0
             if last:
                 entry.result = entry.job.finish()
-        except BaseException as error:  # whatever it is, the consumer has to hear of it instead of waiting for ever
+        except BaseException as error:  # of any kind, or the consumer would wait forever
             entry.error = error
             last = True
         if last:

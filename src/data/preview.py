@@ -1,7 +1,7 @@
 """Look at the data before training: `python -m src.data.preview --config_path FILE [--output preview.png]`.
 
-Draws images of the first training batch as the network will see them, cropped, augmented, erased and mixed, with the
-classes that they count as, and beside each the same image as evaluation prepares it.
+Draws images of the first training batch as the network receives them (cropped, augmented, erased, mixed) with their
+target classes, and beside each the same image as evaluation prepares it.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from src.pictures.tiles import SIDE, Tile, tile_sheet
 
 IMAGES = 16
 COLUMNS = 8  # four images in a row, each in both views
-LEAST_SHARE = 0.005  # of a class in a mixed image, to be named: below it, 0.00 would be written
+LEAST_SHARE = 0.005  # a class with a smaller share of a mixed image would read 0.00 and is left out
 
 
 def main() -> None:
-    """Print what the folders hold and write the picture."""
+    """Print the number of images and classes of both folders and write the picture."""
     config = parse_args(sys.argv[1:], "preview")
     output = Path(config.output)
     if output.suffix.lower() != ".png":
-        raise UserError(f"output {output} does not end in .png: the preview is written as a PNG file")
+        raise UserError(f"output is {output} but the preview is a PNG file; give a name that ends in .png")
     train, validation = read_data(config)
     for folder in (train, validation):
         print(describe_folder(folder))
@@ -43,7 +43,7 @@ def main() -> None:
 
 
 def describe_folder(folder: ImageFolder) -> str:
-    """A line with the numbers of images and classes, and the smallest and the largest class."""
+    """Return a line with the number of images and classes, and the smallest and the largest class."""
     counts = np.bincount(folder.labels, minlength=len(folder.classes))
     few, many = int(counts.argmin()), int(counts.argmax())
     spread = f"from {counts[few]} ({folder.classes[few]}) to {counts[many]} ({folder.classes[many]})"
@@ -53,7 +53,7 @@ def describe_folder(folder: ImageFolder) -> str:
 
 
 def draw_preview(config: PreviewConfig, train: ImageFolder, output: Path) -> int:
-    """Write the picture of the first batch of `start_epoch` to `output`; gives the number of images that it shows."""
+    """Draw the first batch of `start_epoch` into `output` and return the number of images shown."""
     config_used = with_class_count(config, train)
     info = describe_model(config_used, train.classes)
     loader = build_train_loader(config_used, train, ranks=config.device_num)
@@ -68,7 +68,7 @@ def draw_preview(config: PreviewConfig, train: ImageFolder, output: Path) -> int
         named = classes_of(target, config.label_smoothing, train.classes)
         tiles.append(Tile(as_picture(image, info.mean, info.std), named))
         path = train.paths[index]
-        tiles.append(Tile(as_picture(view, info.mean, info.std), (train.classes[train.labels[index]], path.name)))
+        tiles.append(Tile(as_picture(view, info.mean, info.std), (train.classes[train.labels[index]], Path(path).name)))
     side = tiles[0].picture.width
     sheet = tile_sheet(tiles, COLUMNS, lines=2, side=side, headings=("training", "evaluation") * (COLUMNS // 2))
     save_png(sheet, output)
@@ -76,19 +76,19 @@ def draw_preview(config: PreviewConfig, train: ImageFolder, output: Path) -> int
 
 
 def classes_of(target: np.ndarray, label_smoothing: float, classes: Sequence[str]) -> list[str]:
-    """A line for each class that an image counts as, with its share where there are several.
+    """Return a line per class in the target of an image, with its share if there are several.
 
-    `target`, float32 [C], is what the loss sees. What label smoothing gives to every class is not counted.
+    `target` float32 [C] is the input of the loss; the share that label smoothing gives to every class is removed.
     """
     if label_smoothing == 1:
-        return ["every class alike"]
+        return ["all classes equally"]
     share = (target - label_smoothing / len(target)) / (1 - label_smoothing)
     named = [int(number) for number in np.argsort(-share, kind="stable") if share[number] >= LEAST_SHARE]
     return [classes[named[0]]] if len(named) == 1 else [f"{classes[number]}: {share[number]:.2f}" for number in named]
 
 
 def as_picture(image: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> Image.Image:
-    """A normalized image, float32 [3, S, S], as it would look, enlarged by a whole number to a tile's side at least."""
+    """Return a normalized image, float32 [3, S, S], as a picture, enlarged by an integer factor to at least one tile."""
     colors = image * np.array(std, np.float32)[:, None, None] + np.array(mean, np.float32)[:, None, None]
     pixels = (colors * 255).round().clip(0, 255).astype(np.uint8)
     size = image.shape[-1] * max(1, -(-SIDE // image.shape[-1]))

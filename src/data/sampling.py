@@ -1,8 +1,7 @@
-"""What is random in the data, as functions of the seed and of what it is drawn for.
+"""Random numbers of the data pipeline, as stateless functions of the seed.
 
-Nothing here keeps a state: the order of an epoch is a function of (seed, epoch), what happens to an image of (seed,
-epoch, index of the image), how a batch is mixed of (seed, epoch, step). So a run repeats whatever the number of
-workers and devices, and resumes anywhere.
+The order of an epoch depends on (seed, epoch), the augmentation of an image on (seed, epoch, index of the image), the
+mixing of a batch on (seed, epoch, step). So runs repeat with any number of workers and devices, and resume anywhere.
 """
 
 from __future__ import annotations
@@ -11,16 +10,16 @@ import numpy as np
 
 _UINT64 = 2**64
 
-# One independent stream of numbers per purpose: the second word of the generator's key.
+# One independent stream per purpose: the second word of the generator's key.
 _ORDER, _SAMPLE, _BATCH, _REPLACEMENT = 1, 2, 3, 4
 
 
 def _generator(seed: int, stream: int, epoch: int, item: int) -> np.random.Generator:
-    """A generator of its own for each argument tuple.
+    """Return the generator of one argument tuple.
 
     Philox computes its numbers from a key and a counter of four 64-bit words. Epoch and item are the upper words of
-    the counter, so that two of these generators cannot overlap before 2**128 blocks. It is also quicker to make
-    (10 microseconds) than one seeded through SeedSequence (17): there is one per image.
+    the counter, so two generators overlap after 2**128 blocks at the earliest. There is one generator per image, and
+    Philox takes 10 microseconds to create (17 with SeedSequence).
     """
     key = np.array([seed % _UINT64, stream], dtype=np.uint64)
     counter = np.array([0, 0, epoch, item], dtype=np.uint64)
@@ -28,30 +27,30 @@ def _generator(seed: int, stream: int, epoch: int, item: int) -> np.random.Gener
 
 
 def epoch_order(seed: int, epoch: int, size: int) -> np.ndarray:
-    """The order in which the `size` images are seen in this epoch, int64 [size]."""
+    """Return the order of the `size` images in this epoch, int64 [size]."""
     return _generator(seed, _ORDER, epoch, 0).permutation(size)
 
 
 def sample_generator(seed: int, epoch: int, index: int) -> np.random.Generator:
-    """The source of everything random that happens to image number `index` in this epoch."""
+    """Return the generator for the augmentation of image `index` in this epoch."""
     return _generator(seed, _SAMPLE, epoch, index)
 
 
 def batch_generator(seed: int, epoch: int, step: int) -> np.random.Generator:
-    """The source of everything random that happens to the global batch of this step, such as mixup's lambda."""
+    """Return the generator for the global batch of this step, such as mixup's lambda."""
     return _generator(seed, _BATCH, epoch, step)
 
 
 def replacement_generator(seed: int, epoch: int, index: int) -> np.random.Generator:
-    """The source of the images that stand in for image number `index` where it cannot be read in this epoch."""
+    """Return the generator for the replacements of image `index` if it cannot be read in this epoch."""
     return _generator(seed, _REPLACEMENT, epoch, index)
 
 
 def sample_keys(seed: int, epoch: int, indices: np.ndarray) -> np.ndarray:
-    """One number per image for the network's own randomness (dropout, drop path), int32 [B].
+    """Return one number per image for the network's own randomness (dropout, drop path), int32 [B].
 
     Three rounds of the 64-bit finalizer of SplitMix (Steele, Lea and Flood, "Fast splittable pseudorandom number
-    generators", 2014), of which the upper 32 bits are kept.
+    generators", 2014); the upper 32 bits are kept.
     """
     start = np.full(len(indices), seed % _UINT64, dtype=np.uint64)
     of_epoch = _scramble(start) + np.uint64(epoch)
@@ -67,11 +66,11 @@ def _scramble(words: np.ndarray) -> np.ndarray:
 
 
 def local_positions(batch_size: int, part: int, parts: int) -> np.ndarray:
-    """The positions in the global batch of `batch_size * parts` images that make up part number `part`, int64 [B].
+    """Return the positions of part `part` in the global batch of `batch_size * parts` images, int64 [B].
 
     Mixup pairs position j of a batch with its mirror image (timm's `flip(0)`). A part takes its share of the first
-    half and the mirror images of that share, in this order, so that mirroring the part is mirroring the global batch.
-    A `batch_size` that is odd has no such halves (mixup refuses it) and gets a plain slice.
+    half and the mirror images of that share, in this order, so mirroring the part mirrors the global batch. An odd
+    `batch_size`, which mixup refuses, gets a plain slice.
     """
     if batch_size % 2:
         return np.arange(part * batch_size, (part + 1) * batch_size)
@@ -81,5 +80,5 @@ def local_positions(batch_size: int, part: int, parts: int) -> np.ndarray:
 
 
 def spread(size: int, num_samples: int) -> np.ndarray:
-    """`num_samples` of the numbers 0..size-1, evenly spaced and ascending, int64 [num_samples]."""
+    """Return `num_samples` of 0..size-1, evenly spaced and ascending, int64 [num_samples]."""
     return np.arange(num_samples, dtype=np.int64) * size // num_samples

@@ -1,4 +1,4 @@
-"""Training images that cannot be read: noted, replaced by others, and an error where they are too many."""
+"""Training images that cannot be read: recorded, replaced by other images, and an error if there are too many."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from src.errors import UserError, without_control_characters
 
 logger = logging.getLogger("beit")
 
-# A replacement may be unreadable too. Where this many in a row are, the disk is gone rather than a file damaged.
+# A replacement may be unreadable too. With 100 in a row the disk has failed rather than a file.
 MAX_REPLACEMENTS = 100
 
 
 class UnreadableImages:
-    """What this process could not read, by epoch; safe to be used by several threads.
+    """The unreadable images that this process met, by epoch. Thread-safe.
 
     Args:
-        images: how many images there are to train on.
+        images: the number of training images.
         max_share: the share of them that may be unreadable in an epoch.
     """
 
@@ -32,7 +32,7 @@ class UnreadableImages:
         self._lock = threading.Lock()
 
     def add(self, epoch: int, index: int, error: UnreadableImage) -> None:
-        """Note image number `index` and log it, once in an epoch. Raises `UserError` where they are too many now."""
+        """Record image number `index` and log it, once per epoch. Raises `UserError` if there are too many now."""
         with self._lock:
             found = self._found.setdefault(epoch, set())
             if index in found:
@@ -43,20 +43,20 @@ class UnreadableImages:
         self.check(count, f"the last is {error.path}: {error.reason}")
 
     def count(self, epoch: int) -> int:
-        """How many different images could not be read in `epoch` until now, since this process began."""
+        """Return the number of different unreadable images of `epoch` since this process started."""
         with self._lock:
             return len(self._found.get(epoch, ()))
 
     def check(self, count: int, details: str) -> None:
-        """Raise `UserError` with the `details` where `count` images are more than may be unreadable."""
+        """Raise `UserError` with the `details` if `count` unreadable images exceed the allowed share."""
         if count > self.max_share * self.images:
             raise UserError(
                 f"{count} of {self.images} training images cannot be read, more than max_bad_images "
-                f"{self.max_share:g} allows ({details}): replace or remove them, or raise max_bad_images"
+                f"{self.max_share:g} allows ({details}); replace or remove them, or raise max_bad_images"
             )
 
 
 def replacements(seed: int, epoch: int, index: int, images: int) -> Iterator[int]:
-    """Numbers of images to take, in turn, in the place of image number `index`, the same whoever asks."""
+    """Return the indices to try in place of image number `index`; they depend on the arguments only."""
     rng = replacement_generator(seed, epoch, index)
     return islice((int(rng.integers(images)) for _ in iter(int, 1)), MAX_REPLACEMENTS)

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
+from src.data.image_batches import preparation_of
 from src.errors import RunError
 from src.export.folder_images import folder_batches
 from src.export.onnx_export import OnnxOptions
 from src.model.model_info import ModelInfo
 from src.prediction.loaded_network import Network
-from src.prediction.preparation import preparation_of
 
 Run = Callable[[np.ndarray], np.ndarray]
 """Images [B, ...] -> logits float32 [B, num_classes]."""

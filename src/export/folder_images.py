@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import compress, count
 from pathlib import Path
 
 import numpy as np
 
-from src.data.decode import UnreadableImage
+from src.data.image_batches import Preparation, image_batches
 from src.data.sampling import spread
-from src.prediction.batches import image_batches
 from src.prediction.find_images import find_images
-from src.prediction.preparation import Preparation
 
 NUM_WORKERS = 2
 
@@ -26,9 +23,9 @@ def folder_batches(
     unreadable image.
     """
     images = find_images(folder, recursive=folder.is_dir())
-    chosen = set(spread(len(images), min(len(images), most or len(images))).tolist())
-    paths = compress(images, (number in chosen for number in count()))
-    for batch in image_batches(paths, preparation, batch_size, NUM_WORKERS):
-        for row, reason in batch.reasons.items():
-            raise UnreadableImage(str(batch.sources[row]), reason)
+    if most is not None:
+        images = [images[index] for index in spread(len(images), min(len(images), most))]
+    for batch in image_batches(images, preparation, batch_size, NUM_WORKERS):
+        if batch.unreadable:
+            raise batch.unreadable[min(batch.unreadable)]
         yield batch.image[: len(batch.sources)]

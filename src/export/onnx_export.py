@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from src.data.image_batches import preparation_of
 from src.export.folder_images import folder_batches
 from src.export.onnx_file import EXTERNAL_SUFFIX, write_onnx
 from src.export.onnx_graph import PixelInput, beit_graph
@@ -17,7 +18,6 @@ from src.model.model_info import ModelInfo
 from src.model.variants import get_variant
 from src.prediction.loaded_network import Network
 from src.prediction.onnx_network import load_onnx
-from src.prediction.preparation import preparation_of
 
 # Ranges settle after a few dozen images, and each image takes as long as several predictions.
 CALIBRATION_IMAGES = 64

@@ -1,1 +1,1 @@
-"""Pictures that a run leaves, drawn with Pillow. Knows nothing of networks, runs or options."""
+"""Charts (matplotlib) and sheets of images (Pillow). Knows nothing of networks, runs or options."""

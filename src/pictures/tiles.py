@@ -1,33 +1,49 @@
-"""Many small pictures on one sheet, each with lines of text below it."""
+"""A sheet of many small pictures, each with lines of text below it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
-from src.pictures.text import write_line
+from src.data.decode import UnreadableImage, read_rgb
 
-SIDE = 160  # of a tile, in pixels
-LINE = 20  # height of a line of text
+COLUMNS, ROWS = 8, 6  # of a sheet of files
+SIDE = 160  # pixels of a tile
+LINE = 20  # pixels of a line of text
 GAP = 8
-BACKGROUND = (255, 255, 255)
+BACKGROUND, INK = (255, 255, 255), (20, 20, 20)
+FONT_SIZE = 14
+# Pillow's own font has Latin letters only; the first installed one of these is used for others.
+LAST_LATIN = "\u024f"
+WIDE_FONTS = ("NotoSansCJK-Regular.ttc", "NotoSans-Regular.ttf", "wqy-microhei.ttc", "DejaVuSans.ttf")
 
 
 class Tile(NamedTuple):
-    """A picture no larger than the sheet's side, and the lines below it."""
+    """A picture no larger than a tile, and the lines below it."""
 
     picture: Image.Image
     lines: Sequence[str]
 
 
+def file_tile(path: str | Path, lines: Sequence[str]) -> Tile | None:
+    """Return a tile with the image at `path`, or None if it cannot be read."""
+    try:
+        image = read_rgb(path)
+    except UnreadableImage:
+        return None
+    image.thumbnail((SIDE, SIDE))
+    return Tile(image, lines)
+
+
 def tile_sheet(
     tiles: Sequence[Tile], columns: int, *, lines: int, side: int = SIDE, headings: Sequence[str] = ()
 ) -> Image.Image:
-    """The tiles row by row, `columns` to a row, each in a square of `side` pixels above room for `lines` of text.
+    """Draw the tiles row by row, `columns` per row, in squares of `side` pixels above `lines` lines of text.
 
-    `headings` stand above the columns, from the left. A sheet is never empty: without tiles it has the room of one.
+    `headings` stand above the columns. A sheet without tiles has the size of a sheet with one.
     """
     rows = max(-(-len(tiles) // columns), 1)
     columns = max(min(len(tiles), columns), 1)
@@ -36,10 +52,29 @@ def tile_sheet(
     sheet = Image.new("RGB", (columns * width + GAP, rows * height + GAP + head), BACKGROUND)
     draw = ImageDraw.Draw(sheet)
     for column, heading in enumerate(headings[:columns]):
-        write_line(draw, (GAP + column * width, GAP // 2), heading, side)
+        _write(draw, (GAP + column * width, GAP // 2), heading, side)
     for place, tile in enumerate(tiles):
         left, top = GAP + place % columns * width, GAP + head + place // columns * height
         sheet.paste(tile.picture, (left + (side - tile.picture.width) // 2, top + (side - tile.picture.height) // 2))
         for number, line in enumerate(tile.lines):
-            write_line(draw, (left, top + side + number * LINE), line, side)
+            _write(draw, (left, top + side + number * LINE), line, side)
     return sheet
+
+
+def _write(draw: ImageDraw.ImageDraw, place: tuple[int, int], text: str, width: int) -> None:
+    """Write a line with its upper left corner at `place`, cut to `width` pixels."""
+    font = _font(text)
+    shown = text
+    while draw.textlength(shown, font) > width:
+        shown = f"{shown.rstrip('…')[:-1]}…"
+    draw.text(place, shown, INK, font)
+
+
+def _font(text: str) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    if any(letter > LAST_LATIN for letter in text):
+        for name in WIDE_FONTS:
+            try:
+                return ImageFont.truetype(name, FONT_SIZE)
+            except OSError:  # not installed
+                continue
+    return ImageFont.load_default(FONT_SIZE)

@@ -1,1 +1,1 @@
-"""The parts of the predictor: finding images, preparing batches, running a network, writing results."""
+"""Prediction: find images, load a network, run it, write the results."""

@@ -1,67 +1,46 @@
-"""What a run has predicted so far, in a file beside its output: a line per image, written as the results come.
+"""The journal of a run: its predictions so far, in JSON Lines beside the output file.
 
-The file is `OUTPUT.partial`, JSON Lines: first what the run is of, then an image a line in the order of the images,
-`{"image": PATH, "top": [[CLASS, PROBABILITY], ...]}` or `{"image": PATH, "unreadable": REASON}`. A run that is killed
-leaves it behind, and another can go on from its last whole line.
+`OUTPUT.partial` begins with `{"run": {...}}`. Each line after it is the record of an image, in the order of the images:
+`{"image": PATH, "class": N, "label": NAME, "probability": P, "top": [...]}`, where `label` and `top` are optional, or
+`{"image": PATH, "unreadable": REASON}`. The lines of a .jsonl output are these records. A killed run leaves its journal
+behind, and `--resume` continues after the last complete line.
 """
 
 from __future__ import annotations
 
 import fcntl
 import json
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from src.errors import RunError, UserError
 
-SUFFIX = ".partial"
-
-
-@dataclass(frozen=True)
-class Record:
-    """What became of one image: its most probable classes with their probabilities, best first, or why there are none.
-
-    Either `top` is empty or `reason` is `None`.
-    """
-
-    image: str
-    top: tuple[tuple[int, float], ...] = ()
-    reason: str | None = None
+Record = dict[str, Any]
+"""The result of one image, as in the journal."""
 
 
 class Journal:
-    """The journal of a run that writes `output`; a context manager, which keeps the file locked.
+    """The journal of the run that writes `output`; a context manager, which keeps the file locked.
 
-    Args:
-        output: the file that is to be written in the end.
-        run: what the results depend on, by the names of the options that say it; values of JSON.
-        resume: whether to go on where an interrupted run of the same `run` ended.
-
-    Raises `UserError` where an interrupted run's journal is in the way, where it is of another `run`, or where another
-    process is writing it.
+    `run` holds the options that the results depend on, as JSON values. Raises `UserError` if an interrupted run left a
+    journal and `resume` is off, if the options differ from those of that run, or if another process writes the journal.
     """
 
     def __init__(self, output: Path, run: Mapping[str, object], *, resume: bool) -> None:
-        self.path = output.with_name(output.name + SUFFIX)
+        self.path = output.with_name(f"{output.name}.partial")
         if self.path.exists() and not resume:
             raise UserError(
-                f"{self.path} is what an interrupted run has predicted: continue it with --resume, or remove the file"
+                f"{self.path} is the journal of an interrupted run; continue it with --resume, or remove the file"
             )
         self._count = 0
         try:
             self._file = open(self.path, "a+b")  # noqa: SIM115 (closed by __exit__)
             self._lock()
-            self._keep(self._whole_lines(run))
-            if not self._count and not self._file.tell():
-                self._write({"run": run})
+            self._recover(run)
         except OSError as error:
-            raise UserError(
-                f"{self.path} cannot be written ({error.strerror or error}): choose another place"
-            ) from error
+            raise UserError(f"{self.path} cannot be written ({error.strerror or error}); change --output") from error
 
     def __len__(self) -> int:
         return self._count
@@ -69,45 +48,43 @@ class Journal:
     def __enter__(self) -> Journal:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: object, traceback: TracebackType | None) -> None:
+    def __exit__(self, *exception: object) -> None:
         if not self._count:
             self.remove()
         self._file.close()
 
     def remove(self) -> None:
-        """Delete the file, once its content stands elsewhere."""
+        """Delete the file."""
         self.path.unlink(missing_ok=True)
 
-    def remaining(self, images: Iterable[str]) -> Iterator[str]:
-        """`images` without those at the beginning that have a record. `UserError` where these are not the same."""
-        iterator = iter(images)
-        for number, (record, image) in enumerate(zip(self.records(), iterator), start=1):
-            if record.image != image:
+    def remaining(self, images: Sequence[str]) -> Sequence[str]:
+        """Return the `images` without a record. Raises `UserError` if the recorded ones are not the first of them."""
+        for number, record in enumerate(self.records()):
+            image = images[number] if number < len(images) else "missing"
+            if record["image"] != image:
                 raise UserError(
-                    f"the images have changed since {self.path} was written: number {number} was {record.image} and is "
-                    f"{image}; remove the file to start anew"
+                    f"image {number + 1} is {image} but was {record['image']} in the run of {self.path}; restore the "
+                    f"images, or remove the file"
                 )
-        return iterator
+        return images[self._count :]
 
     def append(self, record: Record) -> None:
-        """Write a line. Raises `RunError` where the system refuses, on a full disk for example."""
-        outcome = {"top": record.top} if record.reason is None else {"unreadable": record.reason}
+        """Write a record. Raises `RunError` if the system refuses, for example on a full disk."""
         try:
-            self._write({"image": record.image, **outcome})
+            self._write(record)
         except OSError as error:
             raise RunError(
-                f"{self.path} cannot be written ({error.strerror or error}): free some space and go on with --resume"
+                f"{self.path} cannot be written ({error.strerror or error}); free some space and continue with --resume"
             ) from error
         self._count += 1
 
     def records(self) -> Iterator[Record]:
-        """The records so far, from the first on."""
+        """Yield the records so far from the file, so that memory does not grow with their number."""
         with open(self.path, "rb") as file:
-            for line in islice(file, 1, 1 + self._count):
-                yield _as_record(json.loads(line))
+            yield from map(json.loads, islice(file, 1, 1 + self._count))
 
-    def _write(self, line: Mapping[str, object]) -> None:
-        self._file.write(json.dumps(line).encode() + b"\n")
+    def _write(self, value: Mapping[str, object]) -> None:
+        self._file.write(encode(value) + b"\n")
         self._file.flush()
 
     def _lock(self) -> None:
@@ -115,55 +92,55 @@ class Journal:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             self._file.close()
-            raise UserError(
-                f"{self.path} is being written by another run: wait for it, or choose another output"
-            ) from None
+            raise UserError(f"{self.path} is being written by another run; wait for it, or change --output") from None
         except OSError:
-            pass  # a network drive without locks: there it is up to the user not to start two runs of one output
+            pass  # some network drives have no locks: there the user must not start two runs with one output
 
-    def _whole_lines(self, run: Mapping[str, object]) -> int:
-        """Count the records that an earlier run wrote whole; gives where they end. `UserError` for another `run`."""
+    def _recover(self, run: Mapping[str, object]) -> None:
+        """Count the complete records of an earlier run, and cut off the rest, which a power failure may leave."""
         self._file.seek(0)
         end = 0
         for number, line in enumerate(self._file):
-            try:
-                values = json.loads(line) if line.endswith(b"\n") else {}
-                if number == 0:
-                    self._require_same(values["run"], run)
-                else:
-                    _as_record(values)
-            except (ValueError, KeyError, TypeError):  # a power cut may leave anything
+            value = _decode(line)
+            if number == 0 and isinstance(value.get("run"), dict):
+                self._require_same(value["run"], run)
+            elif number == 0 or "image" not in value or not {"class", "unreadable"} & value.keys():
                 break
-            self._count = number
-            end += len(line)
-        return end
-
-    def _keep(self, end: int) -> None:
-        """Cut off what is not whole, so that the next line begins at `end`."""
+            self._count, end = number, end + len(line)
         self._file.truncate(end)
         self._file.seek(end)
+        if not end:
+            self._write({"run": run})
 
     def _require_same(self, earlier: Mapping[str, object], run: Mapping[str, object]) -> None:
-        # as it comes back from JSON
-        differing = [name for name, value in json.loads(json.dumps(run)).items() if earlier[name] != value]
-        if differing:
-            raise UserError(
-                f"{self.path} is of a run with another {' and another '.join(differing)}: give the same again, or "
-                f"remove the file to start anew"
-            )
+        for name, value in json.loads(encode(run)).items():
+            if (before := earlier.get(name)) != value:
+                raise UserError(
+                    f"{name} is {value} but {self.path} is of a run with {before}; set it to that, or remove the file"
+                )
 
 
 def file_identity(path: Path) -> list[object]:
-    """What tells whether a file is still the same, as a value of JSON, without reading it."""
+    """Return the resolved path, size and modification time of a file, to notice that it was replaced."""
     try:
         status = path.stat()
-    except OSError:  # whoever opens it says what is wrong
+    except OSError:  # reported where the file is opened
         return [str(path)]
     return [str(path.resolve()), status.st_size, status.st_mtime_ns]
 
 
-def _as_record(line: dict[str, Any]) -> Record:
-    """Raises `KeyError`, `TypeError` or `ValueError` for what is none."""
-    if "unreadable" in line:
-        return Record(str(line["image"]), reason=str(line["unreadable"]))
-    return Record(str(line["image"]), tuple((int(number), float(share)) for number, share in line["top"]))
+def encode(value: object) -> bytes:
+    """Return JSON in UTF-8 with letters as they are; all ASCII for a file name that is not valid UTF-8."""
+    try:
+        return json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return json.dumps(value).encode()
+
+
+def _decode(line: bytes) -> Record:
+    """Return the JSON object of a complete line, or an empty one."""
+    try:
+        value = json.loads(line) if line.endswith(b"\n") else None
+    except ValueError:
+        value = None
+    return value if isinstance(value, dict) else {}

@@ -1,4 +1,4 @@
-"""A network that is loaded from a file, whatever runs it."""
+"""A network loaded from a file, whichever program runs it."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from src.model.model_info import ModelInfo
 
 @dataclass(frozen=True)
 class Network:
-    """What `src.prediction.predictor` needs of a loaded file.
+    """The functions and facts of a loaded file that a `Predictor` needs.
 
-    `run` takes images [B, ...] and gives logits float32 [B, num_classes]. The images are float32 [B, 3, S, S],
-    normalized, or with `takes_pixels` uint8 [B, S, S, 3], resized and cropped only. `fixed_batch` says that every other
-    B is compiled anew. `attention`, where the file's inside can be reached, takes one image and gives how much the
-    pooled tokens attend to each patch in the last block, float32 [patches, patches].
+    `run` maps images [B, ...] to logits float32 [B, num_classes]. The images are normalized float32 [B, 3, S, S], or
+    with `takes_pixels` uint8 [B, S, S, 3] that are only resized and cropped. With `fixed_batch`, each other B is
+    compiled anew. `attention` maps one image to the attention of the last block from the pooled tokens to each patch,
+    float32 [patches, patches]; None for an exported file.
     """
 
     run: Callable[[np.ndarray], np.ndarray]

@@ -1,56 +1,74 @@
-"""Predicting many files: each result goes into a journal and onto the screen as it comes."""
+"""Prediction of many files: each result goes to the journal and to the terminal at once."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
+from tqdm import tqdm
 
 from src.errors import RunError
 from src.prediction.journal import Journal, Record
-from src.prediction.predictions_file import Details
+from src.prediction.predictions_file import shown
 from src.prediction.predictor import Prediction, Predictor, Unreadable
-from src.prediction.progress import Progress
 
-DIGITS = 6  # of a probability: float32 logits decide no more
+DIGITS = 6  # significant digits of a probability: float32 logits hold no more
+
+
+@dataclass(frozen=True)
+class Details:
+    """What is reported beside the class: the `topk` classes, unless None, the `probabilities`, and the `labels`."""
+
+    topk: int | None = None
+    probabilities: bool = False
+    labels: tuple[str, ...] = ()
 
 
 def predict_files(
-    predictor: Predictor, files: Iterable[str], journal: Journal, progress: Progress, details: Details, top: int
+    predictor: Predictor, images: Sequence[str], journal: Journal, details: Details, *, quiet: bool
 ) -> None:
-    """Predict those of `files` that `journal` lacks and add them to it, with the `top` most probable classes of each.
+    """Predict the `images` that are not in the journal yet, and append them to it.
 
-    Raises `RunError` where the network gives no numbers and where the journal cannot be written.
+    Prints one line per image and, on a terminal, a bar with images/s and the remaining time, unless `quiet`. Raises
+    `RunError` if the logits are not finite or the journal cannot be written.
     """
-    for result in predictor.predict(journal.remaining(files)):
-        record = _record_of(result, top)
-        journal.append(record)
-        progress.image_done(_line_of(record, details))
+    hidden = quiet or not sys.stderr.isatty()
+    remaining = journal.remaining(images)
+    with tqdm(total=len(images), initial=len(journal), unit=" images", leave=False, disable=hidden) as bar:
+        for result in predictor.predict(remaining):
+            record = record_of(result, details)
+            journal.append(record)
+            if "class" in record and not quiet:
+                with bar.external_write_mode(sys.stdout):
+                    print(line_of(shown(record, details.probabilities)), flush=True)
+            bar.update()
 
 
-def name_unreadable(records: Iterable[Record]) -> int:
-    """Print a line for each image that could not be read, with the reason, on standard error; gives their number."""
-    unreadable = 0
-    for record in records:
-        if record.reason is not None:
-            unreadable += 1
-            print(f"{record.image} cannot be read: {record.reason}", file=sys.stderr)
-    return unreadable
-
-
-def _record_of(result: Prediction | Unreadable, top: int) -> Record:
+def record_of(result: Prediction | Unreadable, details: Details) -> Record:
+    """Return the journal record of a result. Raises `RunError` if the logits are not finite."""
     path = str(result.image)
     if isinstance(result, Unreadable):
-        return Record(path, reason=result.reason)
+        return {"image": path, "unreadable": result.reason}
     if not np.isfinite(result.logits).all():
         raise RunError(f"{path} gives logits that are not finite: the weights are damaged, or too large for float16")
-    return Record(path, tuple((number, float(f"{share:.{DIGITS}g}")) for number, share in result.top(top)))
+    top = []
+    for number, probability in result.top(details.topk or 1):
+        label = {"label": details.labels[number]} if details.labels else {}
+        top.append({"class": number, **label, "probability": float(f"{probability:.{DIGITS}g}")})
+    return {"image": path, **top[0], **({} if details.topk is None else {"top": top})}
 
 
-def _line_of(record: Record, details: Details) -> str | None:
-    """`PATH (class: N)`, with label and probability where the file has them; none for an unreadable image."""
-    if record.reason is not None:
-        return None
-    told = ", ".join(f"{name}: {value}" for name, value in details.of_class(*record.top[0]).items())
-    return f"{record.image} ({told})"
+def line_of(record: Record) -> str:
+    """Return `PATH (class: N)`, with the label and the probability if the record has them."""
+    values = (f"{name}: {record[name]}" for name in ("class", "label", "probability") if name in record)
+    return f"{record['image']} ({', '.join(values)})"
+
+
+def print_unreadable(records: Iterable[Record]) -> int:
+    """Print the path and the reason of each unreadable image to standard error, and return their number."""
+    unreadable = [record for record in records if "unreadable" in record]
+    for record in unreadable:
+        print(f"{record['image']} cannot be read: {record['unreadable']}", file=sys.stderr)
+    return len(unreadable)

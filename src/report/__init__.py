@@ -1,1 +1,1 @@
-"""What is left of a run beside its weights: how good they are class by class, what they mistake, what made them."""
+"""The report on a checkpoint: scores per class, confusions, mistakes, and the versions that produced them."""

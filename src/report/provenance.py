@@ -1,4 +1,4 @@
-"""What made a result: versions of programs, the machine, and the commit of this project."""
+"""The origin of a result: versions of programs, the machine, and the commit of this project."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from importlib import metadata
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = ("mindspore", "numpy", "scipy", "Pillow", "PyYAML", "onnx", "onnxruntime")
+PACKAGES = ("mindspore", "numpy", "scipy", "scikit-learn", "Pillow", "PyYAML", "onnx", "onnxruntime")
 
 
 def versions() -> dict[str, str]:
-    """Python, this project's commit, the packages that numbers depend on, and the machine."""
+    """Return the commit, Python, the packages that results depend on, and the machine."""
     found = {"commit": commit(ROOT), "Python": platform.python_version()}
     for name in PACKAGES:
         try:
@@ -24,16 +24,16 @@ def versions() -> dict[str, str]:
 
 
 def commit(root: Path) -> str:
-    """The commit of the repository whose top is `root`, and whether files were changed since; or why there is none."""
+    """Return the commit of the repository at `root` and whether files were changed since, or why there is none."""
     top = _git(root, "rev-parse", "--show-toplevel")
     if top is None or Path(top).resolve() != root.resolve():
-        return "unknown: the project's folder is no git repository"
+        return "unknown: the project folder is not a git repository"
     changed = _git(root, "status", "--porcelain", "--untracked-files=no")
     return f"{_git(root, 'rev-parse', 'HEAD')}{' with uncommitted changes' if changed else ''}"
 
 
 def _git(root: Path, *words: str) -> str | None:
-    """What a git command prints; None where it fails or there is no git."""
+    """Return the output of a git command, or None if it fails or git is missing."""
     try:
         done = subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, check=True, timeout=30)
     except (OSError, subprocess.SubprocessError):

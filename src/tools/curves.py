@@ -1,4 +1,4 @@
-"""A run's curves as a picture beside metrics.csv, drawn anew after every epoch."""
+"""The curves of a run, drawn beside metrics.csv after every epoch."""
 
 from __future__ import annotations
 
@@ -6,48 +6,40 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from src.files.png_file import save_png
-from src.pictures.line_charts import Chart, Line, line_charts
+from src.pictures.charts import Lines, line_charts
 from src.trainer.loop import Callback, RunState
 
-# title: the columns of metrics.csv in it, by the names that the lines have in the picture
-CHARTS = {
-    "loss": {"training": "train_loss", "validation": "loss", "validation, EMA": "ema_loss"},
-    "top-1 accuracy, %": {"validation": "top1", "validation, EMA": "ema_top1"},
-    "learning rate": {"learning rate": "learning_rate"},
-}
-NAMES = ("training", "validation", "validation, EMA", "learning rate")  # a color for each, the same in all charts
+Charts = Mapping[str, Mapping[str, str]]
+"""The columns of metrics.csv in each chart: chart title -> name of the line -> column."""
 
 
 class CurvesPicture(Callback):
-    """Loss, top-1 and learning rate over all epochs of the run, in the PNG file `path`."""
+    """Draw `charts` over all epochs of the run into the PNG file `path`."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, charts: Charts) -> None:
+        self._path, self._charts = path, charts
 
     def on_train_begin(self, state: RunState) -> None:
-        """Draw the epochs of a run that is taken up, which a kill may have kept from it."""
-        self._draw(state.history, state.epochs)
+        """Draw the epochs of a resumed run, which may have been killed before it drew them."""
+        self._draw(state)
 
     def on_epoch_end(self, state: RunState) -> None:
         """Draw all epochs so far."""
-        self._draw(state.history, state.epochs)
+        self._draw(state)
 
-    def _draw(self, history: Sequence[Mapping[str, float]], epochs: int) -> None:
-        if not history:
-            return
-        charts = charts_of(history)
-        picture = line_charts(charts, "epoch", first=1, last=epochs)
-        save_png(picture, self._path)
+    def _draw(self, state: RunState) -> None:
+        if charts := charts_of(state.history, self._charts):
+            save_png(line_charts(charts, "epoch", first=1, last=state.epochs), self._path)
 
 
-def charts_of(history: Sequence[Mapping[str, float]]) -> list[Chart]:
-    """The three charts of a run's records; a line for what at least one of them has."""
-    charts = []
-    for title, columns in CHARTS.items():
-        lines = []
-        for name, column in columns.items():
-            points = [(record["epoch"], record[column]) for record in history if column in record]
-            if points:
-                lines.append(Line(name, points, NAMES.index(name)))
-        charts.append(Chart(title, lines))
-    return charts
+def charts_of(history: Sequence[Mapping[str, float]], charts: Charts) -> dict[str, Lines]:
+    """Return the lines of each chart; columns that no record has and charts without lines are left out."""
+    found: dict[str, Lines] = {}
+    for title, columns in charts.items():
+        lines = {
+            name: [(record["epoch"], record[column]) for record in history if column in record]
+            for name, column in columns.items()
+        }
+        if any(lines.values()):
+            found[title] = {name: points for name, points in lines.items() if points}
+    return found

@@ -31,21 +31,22 @@ CRC_TRAILER_BYTES = len(CRC_WORD) + 10
 
 BFLOAT16 = "BFloat16"
 TEXT = "str"
-DTYPES = {
-    "Float64": np.float64,
-    "Float32": np.float32,
-    "Float16": np.float16,
-    "Int64": np.int64,
-    "Int32": np.int32,
-    "Int16": np.int16,
-    "Int8": np.int8,
-    "UInt64": np.uint64,
-    "UInt32": np.uint32,
-    "UInt16": np.uint16,
-    "UInt8": np.uint8,
-    "Bool": np.bool_,
-}
-NAMES = {np.dtype(dtype): name for name, dtype in DTYPES.items()}
+TYPES = [
+    "Float64",
+    "Float32",
+    "Float16",
+    "Int64",
+    "Int32",
+    "Int16",
+    "Int8",
+    "UInt64",
+    "UInt32",
+    "UInt16",
+    "UInt8",
+    "Bool",
+]
+DTYPES = {name: np.dtype(name.lower()) for name in TYPES}
+NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 _VARINT, _BYTES = 0, 2  # protobuf's wire types
 _VALUE_KEY = bytes([1 << 3 | _BYTES])

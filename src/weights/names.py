@@ -30,22 +30,6 @@ def _with_weight_and_bias(layers: Iterable[str]) -> list[str]:
     return [f"{layer}.{kind}" for layer in layers for kind in ("weight", "bias")]
 
 
-_BLOCK_PARAMETERS = {
-    *("gamma_1", "gamma_2", "attn.q_bias", "attn.v_bias", "attn.qkv.weight", f"attn.{TABLE}"),
-    *_with_weight_and_bias(("norm1", "norm2", "attn.proj", "mlp.fc1", "mlp.fc2")),
-}
-_OUTER_PARAMETERS = {
-    *("cls_token", "mask_token", "pos_embed", SHARED_TABLE),
-    *_with_weight_and_bias(("patch_embed.proj", "norm", "fc_norm", "head", "lm_head", "cls_pt_norm", "cls_pt_lm_head")),
-}
-
-
-def is_authors_name(name: str) -> bool:
-    """Return whether `name` is a parameter of the authors' networks (index buffers are not parameters)."""
-    block = _BLOCK.fullmatch(name)
-    return block[3] in _BLOCK_PARAMETERS if block else name in _OUTER_PARAMETERS
-
-
 def is_pretraining_only(name: str) -> bool:
     """Return whether only pre-training uses the parameter."""
     return name.startswith(PRETRAINING_ONLY)
@@ -109,15 +93,12 @@ HF_NETWORK = _layout("beit.layers", "beit.shared_position_bias", 1)
 
 
 def recognize(names: Iterable[str], path: Path) -> str:
-    """Return the origin of the names: `unilm`, `timm` or `hf`. Raises `UserError` if most are not BEiT's."""
+    """Return the origin of the names: `unilm`, `timm` or `hf`. Raises `UserError` without names."""
     names = list(names)
     if not names:
         raise UserError(f"{path} has no parameters: give a file with the weights of a network")
     if any(name.startswith(("beit.", "embeddings.")) for name in names):
         return "hf"
-    unknown = [name for name in names if not is_authors_name(name) and not name.endswith(INDEX_BUFFER)]
-    if len(unknown) * 2 > len(names):
-        raise UserError(f"{path} is not a BEiT checkpoint (BEiT has no parameter '{unknown[0]}'): give one of BEiT")
     unilm = any(name.endswith(INDEX_BUFFER) or is_pretraining_only(name) for name in names)
     return "unilm" if unilm else "timm"
 
@@ -125,15 +106,10 @@ def recognize(names: Iterable[str], path: Path) -> str:
 def to_authors(weights: Mapping[str, np.ndarray], source: str, path: Path) -> dict[str, np.ndarray]:
     """Translate weights of `source` (`unilm`, `timm` or `hf`) to the authors' names, without index buffers.
 
-    Raises `UserError`, naming the first one, for parameters that BEiT does not have or that are incomplete.
+    Raises `UserError` for names of `hf` that BEiT does not have, and for incomplete ones.
     """
     weights = {name: array for name, array in weights.items() if not name.endswith(INDEX_BUFFER)}
-    if source == "hf":
-        weights = _from_hugging_face(weights, path)
-    for name in weights:
-        if not is_authors_name(name):
-            raise _unknown(name, path)
-    return weights
+    return _from_hugging_face(weights, path) if source == "hf" else weights
 
 
 def to_hugging_face(weights: Mapping[str, np.ndarray], layout: HuggingFaceLayout) -> dict[str, np.ndarray]:
@@ -175,7 +151,7 @@ def _from_hugging_face(weights: Mapping[str, np.ndarray], path: Path) -> dict[st
         block = in_block.fullmatch(name)
         ours = inner.get(block[2]) if block else outer.get(name)
         if ours is None:
-            raise _unknown(name, path)
+            raise UserError(f"{path}: BEiT has no parameter '{name}'; give an image classifier of BEiT or BEiT v2")
         ours = f"blocks.{block[1]}.{ours}" if block else ours
         if ours in result:
             raise UserError(f"{path}: parameter '{name}' is a second '{ours}', of which BEiT has one; give a BEiT file")
@@ -199,7 +175,3 @@ def _join_qkv(weights: Mapping[str, np.ndarray], path: Path) -> dict[str, np.nda
             )
         result[f"{block}.attn.qkv.weight"] = np.concatenate(found)
     return result
-
-
-def _unknown(name: str, path: Path) -> UserError:
-    return UserError(f"{path}: BEiT has no parameter '{name}'; give an image classifier of BEiT or BEiT v2")

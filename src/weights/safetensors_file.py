@@ -22,21 +22,9 @@ MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors package
 
 BFLOAT16 = "BF16"
 METADATA = "__metadata__"
-DTYPES: dict[str, Any] = {
-    "F64": np.float64,
-    "F32": np.float32,
-    "F16": np.float16,
-    BFLOAT16: np.uint16,
-    "I64": np.int64,
-    "I32": np.int32,
-    "I16": np.int16,
-    "I8": np.int8,
-    "U64": np.uint64,
-    "U32": np.uint32,
-    "U16": np.uint16,
-    "U8": np.uint8,
-    "BOOL": np.bool_,
-}
+# NumPy's name of each type, bfloat16 as its bits.
+DTYPES = {"F64": "f8", "F32": "f4", "F16": "f2", BFLOAT16: "u2", "BOOL": "?"}
+DTYPES |= {f"{kind.upper()}{8 * size}": f"{kind}{size}" for kind in "iu" for size in (1, 2, 4, 8)}
 
 
 def looks_like_safetensors(start: bytes) -> bool:
@@ -50,16 +38,15 @@ def read_safetensors(path: Path) -> tuple[dict[str, str], Iterator[tuple[str, np
     Raises `UserError` for a damaged header, a repeated name, a truncated file, trailing bytes and, while iterating, for
     a number type that NumPy does not have.
     """
+    offset, header = 0, dict[str, Any]()
     try:
+        offset, header = _read_header(path)
         with safe_open(path, "np") as file:
             metadata = file.metadata() or {}
-        offset, header = _read_header(path)
     except OSError as error:
         raise _unreadable(path, error) from error
-    except SafetensorError as error:
-        raise _damaged(path, _truncated_parameter(path) or str(error)) from error
-    except ValueError as error:
-        raise _damaged(path, str(error)) from error
+    except (SafetensorError, RecursionError, ValueError) as error:
+        raise _damaged(path, _truncation(header, path.stat().st_size - offset) or str(error)) from error
     header.pop(METADATA, None)
     return metadata, _read_arrays(path, offset, sorted(header.items(), key=lambda item: item[1]["data_offsets"]))
 
@@ -94,14 +81,12 @@ def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return result
 
 
-def _truncated_parameter(path: Path) -> str | None:
-    """Describe the first parameter beyond the end of the file; `None` without one or without a readable header."""
+def _truncation(header: Any, data_bytes: int) -> str | None:
+    """Describe the first parameter beyond the end of the file, if the header is well-formed and there is one."""
     try:
-        offset, header = _read_header(path)
-        available = path.stat().st_size - offset
-        names = (name for name in header if name != METADATA and header[name]["data_offsets"][1] > available)
+        names = (name for name in header if name != METADATA and header[name]["data_offsets"][1] > data_bytes)
         return f"it ends within parameter '{next(names)}'"
-    except (LookupError, RecursionError, StopIteration, TypeError, ValueError):
+    except (LookupError, StopIteration, TypeError):
         return None
 
 

@@ -71,7 +71,7 @@ def measure(weights: Mapping[str, np.ndarray], path: Path) -> Sizes:
     expected = network_shapes(sizes) | _pretraining_shapes(weights, sizes)
     for name, array in weights.items():
         if name not in expected:
-            raise UserError(f"{path}: parameter '{name}' does not fit the others; give an undamaged BEiT checkpoint")
+            raise UserError(f"{path}: BEiT has no parameter '{name}' beside the others; give one of BEiT or BEiT v2")
         if array.shape != expected[name]:
             raise _wrong_shape(path, name, array.shape, str(expected[name]))
     for name in expected:

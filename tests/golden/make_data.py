@@ -1,4 +1,4 @@
-"""Write data.npz: what timm 1.0 and torchvision make of given images, policies and random numbers.
+"""Write data.npz: results of timm 1.0 and torchvision for given images, policies and random numbers.
 
 Run it in the reference environment (PyTorch, timm), from this folder:  python make_data.py
 Images are kept as hashes of their pixels (`digest`), so that the file stays small.
@@ -58,7 +58,7 @@ POLICIES = (
 
 
 class Script:
-    """Stands for Python's, NumPy's and torch's random functions, giving what is written down."""
+    """A stand-in for the random functions of Python, NumPy and torch that returns recorded numbers."""
 
     def __init__(self, uniforms: np.ndarray, normals: np.ndarray, dirichlet: np.ndarray, beta: float) -> None:
         self._uniforms = iter(uniforms.tolist())
@@ -114,14 +114,14 @@ class Script:
 
 
 def operations(image: Image.Image) -> dict[str, np.ndarray]:
-    """Each operation at each level with each sign and filter: the argument, and the pixels that come out."""
+    """The argument and the pixels of each operation at each level with each sign and filter."""
     names, arguments, digests = [], [], []
     filters = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
     filters["nearest"] = Image.Resampling.NEAREST
     warps = {"Rotate", "ShearX", "ShearY", "TranslateXRel", "TranslateYRel"}
     for name, translate in [(name, 0.45) for name in auto_augment.NAME_TO_OP] + [("TranslateXRel", 0.3)]:
         if name in ("TranslateX", "TranslateY", "GaussianBlurRand"):
-            continue  # no policy uses the first two; the third is chance, see `scripted`
+            continue  # no policy uses the first two; the third is random, see `scripted`
         for level in LEVELS:
             for sign, drawn in ((1, 0.1), (-1, 0.9)):
                 to_argument = auto_augment.LEVEL_TO_ARG[name]
@@ -138,7 +138,7 @@ def operations(image: Image.Image) -> dict[str, np.ndarray]:
 
 
 def build_policy(text: str) -> object:
-    """As timm's `create_transform` builds it for an image size of 40 and bicubic interpolation."""
+    """Build the policy as timm's `create_transform` does for an image size of 40 and bicubic interpolation."""
     fill = tuple(min(255, round(255 * value)) for value in FILL_MEAN)
     hparams = {"translate_const": 18, "img_mean": fill, "interpolation": Image.Resampling.BICUBIC}
     if text.startswith("rand"):
@@ -159,7 +159,7 @@ def described(operation: auto_augment.AugmentOp) -> dict:
 
 
 def policy_fields() -> dict[str, np.ndarray]:
-    """What timm reads out of each policy string, as JSON."""
+    """The fields of each policy string in timm, as JSON."""
     texts = []
     for text in POLICIES:
         policy = build_policy(text)
@@ -177,7 +177,7 @@ def policy_fields() -> dict[str, np.ndarray]:
 
 
 def scripts(count: int, seed: int) -> dict[str, np.ndarray]:
-    """The random numbers that the golden runs use up, `count` runs."""
+    """The random numbers of `count` golden runs."""
     state = np.random.RandomState(seed)
     return {
         "uniforms": state.random_sample((count, 100)),
@@ -192,7 +192,7 @@ def script_of(drawn: dict[str, np.ndarray], run: int) -> Script:
 
 
 def scripted(image: Image.Image, drawn: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Every policy on the image with the random numbers of `drawn`, one run after the other."""
+    """Results of every policy on the image with the random numbers of `drawn`."""
     digests = []
     for text in POLICIES:
         policy = build_policy(text)
@@ -205,7 +205,7 @@ def scripted(image: Image.Image, drawn: dict[str, np.ndarray]) -> dict[str, np.n
 
 
 def train_transforms(drawn: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The whole training transform, float32, with the same random numbers."""
+    """Results of the training transform, float32, with the same random numbers."""
     image = example_image(61, 47, 1)
     results = {}
     for name, options in {
@@ -222,24 +222,48 @@ def train_transforms(drawn: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
             with script_of(drawn, run).patched():
                 runs.append(transform(image).numpy())
         results[f"train_{name}"] = np.stack(runs)
-    return results
+    # crops that are reduced to 30 pixels mostly in height, whose passes Pillow 13 swaps
+    transform = create_transform(30, is_training=True, auto_augment=None, color_jitter=None, interpolation="bicubic")
+    digests = []
+    for run in range(len(drawn["beta"])):
+        with script_of(drawn, run).patched():
+            digests.append(digest(transform(example_image(47, 61, 4)).numpy()))
+    return {**results, "train_tall_digests": np.array(digests)}
 
 
 def eval_transforms() -> dict[str, np.ndarray]:
-    """The evaluation transform before normalization, for many sizes; and once normalized."""
+    """Results of the evaluation transform before normalization for many sizes, and one normalized result."""
     names, digests = [], []
     cases = [
-        (image_size, crop_pct, interpolation, width, height)
+        (image_size, crop_pct, interpolation, width, height, "center")
         for image_size, crop_pct in ((224, 0.9), (384, 1.0), (224, 0.875), (33, 0.9), (32, 0.95), (7, 0.6))
         for interpolation in ("bicubic", "bilinear")
         for width, height in ((500, 375), (375, 500), (101, 77), (77, 101), (31, 31), (640, 13), (3, 2), (1, 1))
         if interpolation == "bicubic" or image_size < 224
     ]
-    for image_size, crop_pct, interpolation, width, height in cases:
+    long = ((600, 1500), (300, 900), (100, 1000), (2, 500), (3, 900))
+    cases += [
+        (image_size, 0.9, interpolation, *size, mode)
+        for image_size, interpolation in ((224, "bicubic"), (33, "bilinear"), (33, "lanczos"), (33, "nearest"))
+        for sides in long
+        for size in (sides, sides[::-1])
+        for mode in ("center", "squash")
+    ]
+    cases += [
+        (image_size, crop_pct, "bicubic", width, height, "squash")
+        for image_size, crop_pct in ((224, 1.0), (224, 0.875), (33, 0.9))
+        for width, height in ((500, 375), (375, 500), (101, 77), (31, 31), (1, 1))
+    ]
+    for image_size, crop_pct, interpolation, width, height, mode in cases:
         transform = create_transform(
-            image_size, is_training=False, crop_pct=crop_pct, interpolation=interpolation, use_prefetcher=True
+            image_size,
+            is_training=False,
+            crop_pct=crop_pct,
+            crop_mode=mode,
+            interpolation=interpolation,
+            use_prefetcher=True,
         )
-        names.append(f"{image_size} {crop_pct} {interpolation} {width} {height}")
+        names.append(f"{image_size} {crop_pct} {interpolation} {width} {height} {mode}")
         digests.append(digest(transform(example_image(width, height, 2)).numpy()))
     transform = create_transform(
         9, is_training=False, crop_pct=0.9, interpolation="bicubic", mean=FILL_MEAN, std=FILL_STD
@@ -253,7 +277,7 @@ def histogram(values: list[int], size: int) -> np.ndarray:
 
 
 def crop_boxes() -> dict[str, np.ndarray]:
-    """How often the random resized crop has each left, upper, width and height; and the area in 64 bins."""
+    """Histograms of left, upper, width, height and area (64 bins) of the random resized crop."""
     results = {}
     for width, height in ((500, 375), (40, 200), (6, 5)):
         random.seed(width)
@@ -269,7 +293,7 @@ def crop_boxes() -> dict[str, np.ndarray]:
 
 
 def erasing() -> dict[str, np.ndarray]:
-    """How often random erasing has each box; how much three boxes erase; and with which values they are filled."""
+    """Histograms of the boxes of random erasing, of the area of three boxes, and of their values."""
     random.seed(5)
     torch.manual_seed(5)
     height, width = 24, 30
@@ -303,7 +327,7 @@ def erasing() -> dict[str, np.ndarray]:
 
 
 def mixing() -> dict[str, np.ndarray]:
-    """Batches mixed with given lambdas, kinds and boxes; and how often timm draws which lambda."""
+    """Batches mixed with given lambdas, methods and boxes, and histograms of timm's lambdas."""
     state = np.random.RandomState(6)
     batch, height, width, classes = 6, 8, 11, 5
     images = state.standard_normal((batch, 3, height, width)).astype(np.float32)
@@ -348,7 +372,7 @@ def mixing() -> dict[str, np.ndarray]:
 
 
 def jitter(image: Image.Image) -> dict[str, np.ndarray]:
-    """torchvision's color changes in a given order with given factors."""
+    """Results of torchvision's color changes in a given order with given factors."""
     changes = (functional.adjust_brightness, functional.adjust_contrast, functional.adjust_saturation)
     orders = np.array([(0, 1, 2), (2, 0, 1), (1, 2, 0), (2, 1, 0)])
     factors = np.random.RandomState(8).uniform(0.6, 1.4, (len(orders), 3))
@@ -362,7 +386,7 @@ def jitter(image: Image.Image) -> dict[str, np.ndarray]:
 
 
 def files() -> dict[str, tuple[str, bytes]]:
-    """Small image files of the kinds that one meets, as bytes."""
+    """Small image files of the common kinds, as bytes."""
     image = example_image(12, 9, 9)
     gray = image.convert("L")
     with_alpha = image.copy()
@@ -400,7 +424,7 @@ def files() -> dict[str, tuple[str, bytes]]:
 
 
 def decoded() -> dict[str, np.ndarray]:
-    """What timm's data set gives for each file."""
+    """The images of timm's data set for each file."""
     results: dict[str, np.ndarray] = {}
     names = []
     for name, (suffix, content) in files().items():

@@ -1,7 +1,7 @@
 """Mixup (arXiv 1710.09412) and CutMix (arXiv 1905.04899) of a batch, as in timm's `data/mixup.py`.
 
-Every image of a batch is paired with its mirror image in the order of the batch: position j with B-1-j. Drawing how to
-mix and mixing are apart: what is drawn is drawn for the global batch, of which each device mixes its part.
+Every image is paired with its mirror image in the order of the batch: position j with B-1-j. `Mixup.draw` draws for
+the global batch; `mix_images` then mixes the part of one device.
 """
 
 from __future__ import annotations
@@ -17,11 +17,10 @@ MIXUP_MODES = ("batch", "pair", "elem")
 
 @dataclass(frozen=True)
 class Mixing:
-    """How each of B images takes in its partner.
+    """How each of B images is mixed with its partner.
 
-    `lam`, float64 [B]: the share of the image itself (after cutting, its share of the area); 1 where nothing is mixed.
-    `box`, int64 [B, 4]: (top, bottom, left, right) of what is cut out of the partner where `cut`, bool [B], is set.
-    Elsewhere the two images are blended.
+    `lam`, float64 [B]: the share of the image itself; 1 leaves it unmixed. `cut`, bool [B]: replace the box by the
+    partner's pixels instead of blending both images. `box`, int64 [B, 4]: (top, bottom, left, right) of that box.
     """
 
     lam: np.ndarray
@@ -29,18 +28,18 @@ class Mixing:
     cut: np.ndarray
 
     def at(self, positions: np.ndarray) -> Mixing:
-        """That of the images at these positions only."""
+        """Return the mixing of the images at these positions."""
         return Mixing(self.lam[positions], self.box[positions], self.cut[positions])
 
 
 @dataclass(frozen=True)
 class Mixup:
-    """Which mixing is drawn.
+    """The distribution of `Mixing`.
 
-    With probability `prob` an image is mixed: cut with probability `switch_prob`, blended otherwise, or always the one
-    whose alpha is not 0. Its lambda is from Beta(alpha, alpha). `mode` says what shares one draw: the `batch`, a
-    `pair`, or only the one image (`elem`). `correct_lam` makes lambda the area that is really left where a box reaches
-    over the edge. From epoch `off_epoch` on (0: never) nothing is mixed.
+    An image is mixed with probability `prob`: cut with probability `switch_prob`, else blended; an alpha of 0 disables
+    its method. Lambda is drawn from Beta(alpha, alpha), one draw for a `mode` of "batch", "pair" or single "elem".
+    `correct_lam` sets lambda to the remaining area if a box crosses the edge. Mixing ends with epoch `off_epoch` (0:
+    never).
     """
 
     mixup_alpha: float
@@ -53,15 +52,14 @@ class Mixup:
 
     def __post_init__(self) -> None:
         if self.mode not in MIXUP_MODES:
-            raise UserError(f"mixup_mode: {self.mode!r} is not a mode; take one of {', '.join(MIXUP_MODES)}")
+            raise UserError(f"mixup_mode is {self.mode!r}; set it to one of {', '.join(MIXUP_MODES)}")
         if min(self.mixup_alpha, self.cutmix_alpha) < 0 or self.mixup_alpha + self.cutmix_alpha == 0:
             raise UserError(
-                f"mixup={self.mixup_alpha} and cutmix={self.cutmix_alpha}: neither may be below 0, and mixing needs "
-                "one above 0; train without it otherwise"
+                f"mixup is {self.mixup_alpha} and cutmix is {self.cutmix_alpha}; set neither below 0 and one above 0"
             )
 
     def active(self, epoch: int) -> bool:
-        """Whether images are mixed in this epoch."""
+        """Return whether images are mixed in this epoch."""
         return self.off_epoch == 0 or epoch < self.off_epoch
 
     def draw(self, rng: np.random.Generator, batch_size: int, height: int, width: int) -> Mixing:
@@ -74,8 +72,9 @@ class Mixup:
         return self._draw_each(rng, 1, height, width).at(np.zeros(batch_size, dtype=np.int64))
 
     def _draw_each(self, rng: np.random.Generator, count: int, height: int, width: int) -> Mixing:
+        share_cut = self.switch_prob if self.mixup_alpha > 0 and self.cutmix_alpha > 0 else float(self.cutmix_alpha > 0)
         mixed = rng.random(count) < self.prob
-        cut = rng.random(count) < self._share_cut()
+        cut = rng.random(count) < share_cut
         lam = np.ones(count)
         for chosen, alpha in ((mixed & cut, self.cutmix_alpha), (mixed & ~cut, self.mixup_alpha)):
             if alpha > 0:
@@ -88,42 +87,34 @@ class Mixup:
             lam = np.where(cut, uncut_share(box, height, width), lam)
         return Mixing(lam, box, cut)
 
-    def _share_cut(self) -> float:
-        if self.mixup_alpha == 0:
-            return 1.0
-        return self.switch_prob if self.cutmix_alpha > 0 else 0.0
-
 
 def cut_box(lam: np.ndarray, center_y: np.ndarray, center_x: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Boxes of the image's shape and 1 - `lam` of its area around the centers, cut off at the edges.
+    """Return boxes of the image's shape and 1 - `lam` of its area around the centers, clipped to the image.
 
-    All arguments but the last two are [N]; gives (top, bottom, left, right), int64 [N, 4].
+    `lam` and the centers are [N]; the result is (top, bottom, left, right), int64 [N, 4].
     """
     side = np.sqrt(1.0 - np.asarray(lam, dtype=np.float64))
     box_height, box_width = (height * side).astype(np.int64), (width * side).astype(np.int64)
     top, bottom = center_y - box_height // 2, center_y + (box_height + 1) // 2
     left, right = center_x - box_width // 2, center_x + (box_width + 1) // 2
-    return np.stack(
-        [*(np.clip(edge, 0, height) for edge in (top, bottom)), *(np.clip(edge, 0, width) for edge in (left, right))],
-        axis=1,
-    )
+    return np.clip(np.stack([top, bottom, left, right], axis=1), 0, [height, height, width, width])
 
 
 def uncut_share(box: np.ndarray, height: int, width: int) -> np.ndarray:
-    """The share of an image's area outside its box, float64 [N]."""
+    """Return the share of an image's area outside its box, float64 [N]."""
     return 1.0 - (box[:, 1] - box[:, 0]) * (box[:, 3] - box[:, 2]) / (height * width)
 
 
 def mix_images(images: np.ndarray, mixing: Mixing) -> None:
-    """Mix a batch, float32 [B, C, H, W] with B even, in place."""
+    """Mix a batch, float32 [B, C, H, W] with even B, in place."""
     for first in range(len(images) // 2):
         second = len(images) - 1 - first
         unmixed = images[first].copy()
-        _take_in(images[first], images[second], mixing, first)
-        _take_in(images[second], unmixed, mixing, second)
+        _mix_in(images[first], images[second], mixing, first)
+        _mix_in(images[second], unmixed, mixing, second)
 
 
-def _take_in(image: np.ndarray, partner: np.ndarray, mixing: Mixing, position: int) -> None:
+def _mix_in(image: np.ndarray, partner: np.ndarray, mixing: Mixing, position: int) -> None:
     if mixing.cut[position]:
         top, bottom, left, right = mixing.box[position]
         image[:, top:bottom, left:right] = partner[:, top:bottom, left:right]
@@ -133,10 +124,10 @@ def _take_in(image: np.ndarray, partner: np.ndarray, mixing: Mixing, position: i
 
 
 def mix_targets(labels: np.ndarray, lam: np.ndarray, num_classes: int, label_smoothing: float) -> np.ndarray:
-    """Soft targets of a mixed batch (timm's `mixup_target`), float32 [B, num_classes].
+    """Return the soft targets of a mixed batch (timm's `mixup_target`), float32 [B, num_classes].
 
-    `labels` is int [B]. Every class gets `label_smoothing / num_classes`; the rest goes to the image's own class and,
-    1 - `lam` of it, to its partner's.
+    `labels` is int [B]. Every class gets `label_smoothing / num_classes`; of the rest the image's own class gets `lam`
+    and its partner's class 1 - `lam`.
     """
     rows = np.arange(len(labels))
     lam = np.asarray(lam, dtype=np.float32)

@@ -1,8 +1,7 @@
-"""The strings that name an augmentation policy, as in timm: `rand-m9-mstd0.5-inc1`, `augmix-m3-w3`, `original-mstd0.5`.
+"""Policy strings of augmentations in timm's grammar: `rand-m9-mstd0.5-inc1`, `augmix-m3-w3`, `original-mstd0.5`.
 
-A string is a policy's name and then fields, separated by dashes; a field is a key followed by its value without a
-space. The grammar and the tables are those of timm 1.0's `data/auto_augment.py`, but a field that timm would pass over
-or take for a default is an error here.
+A string is the name of a policy and fields, separated by dashes; a field is a key and its value without a space. The
+grammar and the tables are those of timm 1.0's `data/auto_augment.py`, but fields that timm ignores are errors here.
 """
 
 from __future__ import annotations
@@ -16,111 +15,94 @@ from typing import Any
 from src.errors import UserError
 
 
+def _weights(text: str) -> dict[str, float]:
+    """Read `name weight` pairs separated by commas."""
+    return {name: float(weight) for name, weight in (pair.split() for pair in text.split(","))}
+
+
+_SHARED = "AutoContrast Equalize Invert Rotate"
+_WARPS = "ShearX ShearY TranslateXRel TranslateYRel"
+_RAND_OPERATIONS = tuple(
+    f"{_SHARED} Posterize Solarize SolarizeAdd Color Contrast Brightness Sharpness {_WARPS}".split()
+)
+_RAND_INCREASING_OPERATIONS = tuple(
+    f"{_SHARED} PosterizeIncreasing SolarizeIncreasing SolarizeAdd ColorIncreasing ContrastIncreasing "
+    f"BrightnessIncreasing SharpnessIncreasing {_WARPS}".split()
+)
+_AUGMIX_OPERATIONS = tuple(
+    "AutoContrast ColorIncreasing ContrastIncreasing BrightnessIncreasing SharpnessIncreasing Equalize Rotate "
+    f"PosterizeIncreasing SolarizeIncreasing {_WARPS}".split()
+)
+# operations with their weights, or without weights to draw them evenly
+_RAND_SETS: dict[str, tuple[str, ...] | Mapping[str, float]] = {
+    "weights": _weights(
+        "Rotate 3, ShearX 2, ShearY 2, TranslateXRel 1, TranslateYRel 1, ColorIncreasing 0.25, "
+        "SharpnessIncreasing 0.25, AutoContrast 0.25, SolarizeIncreasing 0.05, SolarizeAdd 0.05, "
+        "ContrastIncreasing 0.05, BrightnessIncreasing 0.05, Equalize 0.05, PosterizeIncreasing 0.05, Invert 0.05"
+    ),
+    "3aw": _weights(
+        "SolarizeIncreasing 6, Desaturate 6, GaussianBlur 6, Rotate 3, ShearX 2, ShearY 2, PosterizeIncreasing 1, "
+        "AutoContrast 1, ColorIncreasing 1, SharpnessIncreasing 1, ContrastIncreasing 1, BrightnessIncreasing 1, "
+        "Equalize 1, Invert 1"
+    ),
+    "3a": ("SolarizeIncreasing", "Desaturate", "GaussianBlur"),
+}
+
+
 @dataclass(frozen=True)
 class RandAugment:
-    """`num_layers` operations drawn from `operations`, each applied with probability `prob` (arXiv 1909.13719).
+    """`num_layers` operations, each applied with probability `prob` (arXiv 1909.13719).
 
-    The level is drawn from a normal distribution around `magnitude` (uniformly from 0 to `magnitude` where
-    `magnitude_std` is infinite) and cut to 0..`magnitude_max`. Operations are drawn with replacement, or by `weights`
-    without it.
+    Operations are drawn evenly with replacement, or by `weights` (of sum 1) without replacement. The level is normally
+    distributed around `magnitude` (uniform in 0..`magnitude` if `magnitude_std` is infinite) and clipped to
+    0..`magnitude_max`.
     """
 
     operations: tuple[str, ...]
     weights: tuple[float, ...] | None
-    magnitude: float
-    num_layers: int
-    prob: float
-    magnitude_std: float
-    magnitude_max: float
+    magnitude: float = 10
+    num_layers: int = 2
+    prob: float = 0.5
+    magnitude_std: float = 0.0
+    magnitude_max: float = 10
+
+
+SubPolicy = tuple[tuple[str, float, float], ...]
+"""Rows of (operation, probability, level)."""
 
 
 @dataclass(frozen=True)
 class AutoAugment:
-    """One of the `sub_policies` per image; each is a row of (operation, probability, level) (arXiv 1805.09501)."""
+    """One of the `sub_policies` for each image (arXiv 1805.09501)."""
 
-    sub_policies: tuple[tuple[tuple[str, float, float], ...], ...]
-    magnitude_std: float
+    sub_policies: tuple[SubPolicy, ...]
+    magnitude_std: float = 0.0
+
+    @property
+    def operations(self) -> set[str]:
+        return {name for sub_policy in self.sub_policies for name, _, _ in sub_policy}
 
 
 @dataclass(frozen=True)
 class AugMix:
     """`width` chains of operations, mixed with each other and with the image (arXiv 1912.02781).
 
-    A chain has `depth` operations, or 1 to 3 of them where `depth` is -1. Mixing weights come from Dirichlet and Beta
-    distributions of parameter `alpha`. `blended` mixes the chains one by one on 8-bit images: quicker, nearly equal.
+    A chain has `depth` operations (-1: 1 to 3). Mixing weights come from Dirichlet and Beta distributions of parameter
+    `alpha`. `blended` mixes the chains one by one on 8-bit images, which is faster and nearly equal.
     """
 
-    operations: tuple[str, ...]
-    magnitude: float
-    width: int
-    depth: int
-    alpha: float
-    blended: bool
-    magnitude_std: float
+    operations: tuple[str, ...] = _AUGMIX_OPERATIONS
+    magnitude: float = 3
+    width: int = 3
+    depth: int = -1
+    alpha: float = 1.0
+    blended: bool = False
+    magnitude_std: float = math.inf
 
 
 Policy = RandAugment | AutoAugment | AugMix
 
-_RAND_COMMON = ("AutoContrast", "Equalize", "Invert", "Rotate")
-_RAND_WARPS = ("ShearX", "ShearY", "TranslateXRel", "TranslateYRel")
-_RAND_OPERATIONS = (
-    *_RAND_COMMON,
-    *("Posterize", "Solarize", "SolarizeAdd", "Color", "Contrast", "Brightness", "Sharpness"),
-    *_RAND_WARPS,
-)
-_RAND_INCREASING_OPERATIONS = (
-    *_RAND_COMMON,
-    *("PosterizeIncreasing", "SolarizeIncreasing", "SolarizeAdd", "ColorIncreasing", "ContrastIncreasing"),
-    *("BrightnessIncreasing", "SharpnessIncreasing"),
-    *_RAND_WARPS,
-)
-_RAND_3A_OPERATIONS = ("SolarizeIncreasing", "Desaturate", "GaussianBlur")
-_RAND_WEIGHTS = {
-    "Rotate": 3,
-    "ShearX": 2,
-    "ShearY": 2,
-    "TranslateXRel": 1,
-    "TranslateYRel": 1,
-    "ColorIncreasing": 0.25,
-    "SharpnessIncreasing": 0.25,
-    "AutoContrast": 0.25,
-    "SolarizeIncreasing": 0.05,
-    "SolarizeAdd": 0.05,
-    "ContrastIncreasing": 0.05,
-    "BrightnessIncreasing": 0.05,
-    "Equalize": 0.05,
-    "PosterizeIncreasing": 0.05,
-    "Invert": 0.05,
-}
-_RAND_3A_WEIGHTS = {
-    "SolarizeIncreasing": 6,
-    "Desaturate": 6,
-    "GaussianBlur": 6,
-    "Rotate": 3,
-    "ShearX": 2,
-    "ShearY": 2,
-    "PosterizeIncreasing": 1,
-    "AutoContrast": 1,
-    "ColorIncreasing": 1,
-    "SharpnessIncreasing": 1,
-    "ContrastIncreasing": 1,
-    "BrightnessIncreasing": 1,
-    "Equalize": 1,
-    "Invert": 1,
-}
-_RAND_SETS: dict[str, tuple[str, ...] | Mapping[str, float]] = {
-    "weights": _RAND_WEIGHTS,
-    "3aw": _RAND_3A_WEIGHTS,
-    "3a": _RAND_3A_OPERATIONS,
-}
-
-_AUGMIX_OPERATIONS = (
-    *("AutoContrast", "ColorIncreasing", "ContrastIncreasing", "BrightnessIncreasing", "SharpnessIncreasing"),
-    *("Equalize", "Rotate", "PosterizeIncreasing", "SolarizeIncreasing"),
-    *_RAND_WARPS,
-)
-
-# Each row is one sub-policy; {posterize} is where the variants of a policy differ.
+# One sub-policy a row; the variants of a policy differ in {posterize}.
 _V0 = """
     Equalize 0.8 1, ShearY 0.8 4
     Color 0.4 9, Equalize 0.6 3
@@ -182,7 +164,7 @@ _3A = """
 """
 
 
-def _sub_policies(table: str, posterize: str = "") -> tuple[tuple[tuple[str, float, float], ...], ...]:
+def _sub_policies(table: str, posterize: str = "") -> tuple[SubPolicy, ...]:
     rows = table.format(posterize=posterize).strip().splitlines()
     parts = [[operation.split() for operation in row.split(",")] for row in rows]
     return tuple(tuple((name, float(prob), float(level)) for name, prob, level in row) for row in parts)
@@ -196,50 +178,51 @@ _AUTO_AUGMENT = {
     "3a": _sub_policies(_3A),
 }
 
-POLICY_NAMES = ("rand", "augmix", *_AUTO_AUGMENT)
-
 
 def parse_policy(text: str) -> Policy:
-    """Read a policy string. Raises `UserError` naming the field that is wrong and the fields that there are."""
+    """Read a policy string. Raises `UserError` with the wrong field and the valid ones."""
     name, *fields = text.split("-")
     if name == "rand":
-        return _rand_augment(_values(text, fields, _RAND_FIELDS))
+        return _rand_augment(**_values(text, fields, _RAND_FIELDS))
     if name == "augmix":
-        return AugMix(_AUGMIX_OPERATIONS, **{**_AUGMIX_DEFAULTS, **_values(text, fields, _AUGMIX_FIELDS)})
+        return AugMix(**_values(text, fields, _AUGMIX_FIELDS))
     if name in _AUTO_AUGMENT:
-        return AutoAugment(_AUTO_AUGMENT[name], **{"magnitude_std": 0.0, **_values(text, fields, _AUTO_FIELDS)})
+        return AutoAugment(_AUTO_AUGMENT[name], **_values(text, fields, _AUTO_FIELDS))
     raise UserError(
-        f"auto_augment: {text!r} starts with {name!r}, which is not a policy; it must start with one of "
-        f"{', '.join(POLICY_NAMES)}, or be none"
+        f"auto_augment is {text!r}, but {name!r} is not a policy; start with one of "
+        f"{', '.join(('rand', 'augmix', *_AUTO_AUGMENT))}, or set it to none"
     )
 
 
-def _rand_augment(values: dict[str, Any]) -> RandAugment:
-    """Fill in timm's defaults: magnitude 10, 2 layers, probability 0.5, no noise, levels up to 10."""
-    increasing = values.pop("increasing", False)
-    chosen = values.pop("operations", _RAND_INCREASING_OPERATIONS if increasing else _RAND_OPERATIONS)
-    total = sum(chosen.values()) if isinstance(chosen, dict) else 0
-    policy = RandAugment(
-        operations=tuple(chosen),
-        weights=tuple(weight / total for weight in chosen.values()) if isinstance(chosen, dict) else None,
-        **{"magnitude": 10.0, "num_layers": 2, "prob": 0.5, "magnitude_std": 0.0, "magnitude_max": 10.0, **values},
-    )
-    if policy.weights is not None and policy.num_layers > len(policy.operations):
+def _rand_augment(
+    increasing: bool = False,
+    operations: tuple[str, ...] | Mapping[str, float] | None = None,
+    magnitude_std: float = 0.0,
+    **values: Any,
+) -> RandAugment:
+    chosen = operations or (_RAND_INCREASING_OPERATIONS if increasing else _RAND_OPERATIONS)
+    weights = None
+    if isinstance(chosen, Mapping):
+        total = sum(chosen.values())
+        weights = tuple(weight / total for weight in chosen.values())
+    if magnitude_std > 100:  # timm's way to ask for uniform levels
+        magnitude_std = math.inf
+    policy = RandAugment(tuple(chosen), weights, magnitude_std=magnitude_std, **values)
+    if weights and policy.num_layers > len(weights):
         raise UserError(
-            f"auto_augment: n{policy.num_layers} draws more operations than the {len(policy.operations)} of the "
-            "weighted set, which are drawn without replacement; lower n"
+            f"auto_augment: n{policy.num_layers} draws more than the {len(weights)} operations of the weighted set, "
+            f"which are drawn without replacement; lower n to at most {len(weights)}"
         )
     return policy
 
 
-# --- fields: key -> (attribute, what reads the value, what is allowed) ---
-
 _Field = tuple[str, Callable[[str], Any], str]
+"""The attribute of a field, the function that reads its value, and the allowed values in words."""
 
 
-def _number(low: float = 0.0, high: float = math.inf) -> Callable[[str], float]:
+def _number(kind: type[int] | type[float], low: float, high: float = math.inf) -> Callable[[str], float]:
     def read(text: str) -> float:
-        value = float(text)
+        value = kind(text)
         if not low <= value <= high:
             raise ValueError
         return value
@@ -247,77 +230,42 @@ def _number(low: float = 0.0, high: float = math.inf) -> Callable[[str], float]:
     return read
 
 
-def _integer(low: int) -> Callable[[str], int]:
-    def read(text: str) -> int:
-        value = int(text)
-        if value < low:
-            raise ValueError
-        return value
-
-    return read
-
-
-def _flag(text: str) -> bool:
-    return {"0": False, "1": True}[text]
-
-
-def _rand_std(text: str) -> float:
-    """Above 100 the level is drawn uniformly from 0 to the magnitude instead."""
-    value = _number()(text)
-    return math.inf if value > 100 else value
-
-
-_STD = "a number from 0 on"
+_FROM_0, _FROM_1, _STD = "an integer from 0 on", "an integer from 1 on", "a number from 0 on"
+_FLAG = {"0": False, "1": True}
 _RAND_FIELDS: Mapping[str, _Field] = {
-    "m": ("magnitude", _integer(0), "an integer from 0 on"),
-    "n": ("num_layers", _integer(1), "an integer from 1 on"),
-    "p": ("prob", _number(high=1.0), "a number from 0 to 1"),
-    "mstd": ("magnitude_std", _rand_std, "a number from 0 on, above 100 for uniform levels"),
-    "mmax": ("magnitude_max", _integer(1), "an integer from 1 on"),
-    "inc": ("increasing", _flag, "0 or 1"),
+    "m": ("magnitude", _number(int, 0), _FROM_0),
+    "n": ("num_layers", _number(int, 1), _FROM_1),
+    "p": ("prob", _number(float, 0, 1), "a number from 0 to 1"),
+    "mstd": ("magnitude_std", _number(float, 0), f"{_STD}, above 100 for uniform levels"),
+    "mmax": ("magnitude_max", _number(int, 1), _FROM_1),
+    "inc": ("increasing", _FLAG.__getitem__, "0 or 1"),
     "t": ("operations", _RAND_SETS.__getitem__, "one of " + ", ".join(_RAND_SETS)),
 }
 _AUGMIX_FIELDS: Mapping[str, _Field] = {
-    "m": ("magnitude", _integer(0), "an integer from 0 on"),
-    "w": ("width", _integer(1), "an integer from 1 on"),
-    "d": ("depth", _integer(1), "an integer from 1 on"),
-    "a": ("alpha", _number(low=1e-3), "a number from 0.001 on"),
-    "b": ("blended", _flag, "0 or 1"),
-    "mstd": ("magnitude_std", _number(), _STD),
+    "m": ("magnitude", _number(int, 0), _FROM_0),
+    "w": ("width", _number(int, 1), _FROM_1),
+    "d": ("depth", _number(int, 1), _FROM_1),
+    "a": ("alpha", _number(float, 1e-3), "a number from 0.001 on"),
+    "b": ("blended", _FLAG.__getitem__, "0 or 1"),
+    "mstd": ("magnitude_std", _number(float, 0), _STD),
 }
-_AUTO_FIELDS: Mapping[str, _Field] = {"mstd": ("magnitude_std", _number(), _STD)}
-
-# Severity 3, three chains of 1 to 3 operations, levels uniform from 0 to the magnitude.
-_AUGMIX_DEFAULTS = {
-    "magnitude": 3,
-    "width": 3,
-    "depth": -1,
-    "alpha": 1.0,
-    "blended": False,
-    "magnitude_std": math.inf,
-}
+_AUTO_FIELDS: Mapping[str, _Field] = {"mstd": ("magnitude_std", _number(float, 0), _STD)}
 
 
 def _values(text: str, fields: list[str], known: Mapping[str, _Field]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for field in fields:
-        key, value = _split(field)
-        allowed = ", ".join(f"{name} ({what})" for name, (_, _, what) in known.items())
+        # a `t` is followed by a name, every other key by a number
+        key = "t" if field.startswith("t") else re.split(r"\d", field, maxsplit=1)[0]
+        value = field[len(key) :]
         if key not in known:
+            allowed = ", ".join(f"{name} ({expected})" for name, (_, _, expected) in known.items())
             raise UserError(f"auto_augment: unknown field {field!r} in {text!r}; the fields are {allowed}")
-        attribute, read, what = known[key]
+        attribute, read, expected = known[key]
         if attribute in values:
-            raise UserError(f"auto_augment: field {key!r} stands twice in {text!r}; give it once")
+            raise UserError(f"auto_augment: field {key!r} occurs twice in {text!r}; give it once")
         try:
             values[attribute] = read(value)
         except (ValueError, KeyError):
-            raise UserError(f"auto_augment: {key!r} in {text!r} must be {what}, not {value!r}") from None
+            raise UserError(f"auto_augment: {key!r} in {text!r} is {value!r}; give {expected}") from None
     return values
-
-
-def _split(field: str) -> tuple[str, str]:
-    """`mstd0.5` is (`mstd`, `0.5`); a `t` is followed by a name instead of a number."""
-    if field.startswith("t"):
-        return "t", field[1:]
-    key = re.split(r"\d", field, maxsplit=1)[0]
-    return key, field[len(key) :]
