@@ -164,7 +164,7 @@ class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in ALLOWED:
             raise UnsafePickle(
-                f"it asks for '{module}.{name}', which is neither a tensor nor a plain container; nothing was executed"
+                f"it asks for '{module}.{name}', which is neither a tensor nor a plain container: nothing was executed"
             )
         return ALLOWED[module, name]
 
