@@ -7,8 +7,8 @@ from pathlib import Path
 
 from src.config import parse_args
 from src.data import assembly as data
-from src.errors import exit_code
 from src.runtime.gpu_libraries import require_gpu
+from src.runtime.rank import run_script
 
 
 def main() -> None:
@@ -17,24 +17,28 @@ def main() -> None:
     require_gpu(config.device_target)
     images = data.read_validation_images(config)
 
-    # MindSpore takes seconds to import: --help, a wrong flag and a wrong folder do not wait
+    # MindSpore takes seconds to import: --help, a wrong option and a wrong folder answer before that
     from src.report.report import report_on
     from src.runtime.distributed import wait_for_all
-    from src.tools import get_misc as build
+    from src.tools.fine_tuning import check_labels, evaluate_network
+    from src.tools.get_misc import start
+    from src.tools.starting_point import read_checkpoint
+    from src.weights.rebuild import rebuild_network
 
-    checkpoint, info = build.read_checkpoint(config)
-    build.check_labels(config, info, images)
-    ranks = build.start(config)
-    network = build.rebuild(config, checkpoint, info)
+    checkpoint, info = read_checkpoint(config)
+    check_labels(config, info, images)
+    ranks = start(config)
+    path = Path(str(config.pretrained))
+    network = rebuild_network(info, checkpoint.weights, path, config.amp_level)
     loader = data.build_eval_loader(config, info, images, ranks.rank, ranks.size)
     if config.report is None:
-        result = build.build_evaluation(network, loader, ranks)()
+        result = evaluate_network(network, loader, ranks)
     else:
-        result = report_on(network, loader, Path(str(config.pretrained)), config, Path(config.report))
+        result = report_on(network, loader, path, config, Path(config.report))
     if ranks.is_first:
         print(f"eval results: {result.as_printed()}")
     wait_for_all(ranks)
 
 
 if __name__ == "__main__":
-    sys.exit(exit_code(main))
+    run_script(main)

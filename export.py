@@ -28,7 +28,7 @@ def main() -> None:
     from src.export.onnx_export import OnnxOptions
     from src.export.publish import appears_whole
     from src.runtime.device import start_device
-    from src.tools.get_misc import read_checkpoint
+    from src.tools.starting_point import read_checkpoint
     from src.weights.rebuild import rebuild_network
 
     checkpoint, info = read_checkpoint(config)

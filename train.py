@@ -6,58 +6,52 @@ import sys
 
 from src.config import parse_args
 from src.data import assembly as data
-from src.errors import exit_code
 from src.runtime.gpu_libraries import require_gpu
+from src.runtime.rank import run_script
 
 
 def main() -> int:
-    """Train as the options say; 0, or 128 and the signal's number where the run was asked to stop."""
+    """Train with the given options; return 0, or 128 plus the signal's number if the run was asked to stop."""
     config = parse_args(sys.argv[1:], "train")
     require_gpu(config.device_target)
     train_images, val_images = data.read_data(config)
     config = data.with_class_count(config, train_images)
 
-    # MindSpore takes seconds to import: --help, a wrong flag and a wrong folder do not wait
-    from src.runtime.distributed import wait_for_all
+    # MindSpore takes seconds to import: --help, a wrong option and a wrong folder answer before that
+    from src.runtime.distributed import StopVote, wait_for_all
     from src.tools import get_misc as build
     from src.tools.dry_run import dry_run
-    from src.trainer.interrupt import stop_on_signal, stopped_exit_code
+    from src.tools.fine_tuning import fine_tuning, report_best
+    from src.tools.resume import find_resumed, run_options
+    from src.tools.run_folder import make_folders
+    from src.tools.same_weights import require_same_start
+    from src.trainer.interrupt import stop_on_signal, stop_signals, stopped_exit_code
     from src.trainer.loop import train
 
     ranks = build.start(config)
     build.start_logs(config, ranks)
-    resumed = build.find_resumed(config, train_images, val_images, ranks)
-    folders = build.make_folders(config, ranks, resumed)
+    options = run_options(config, len(train_images), len(val_images), ranks.size)
+    resumed = find_resumed(config, options, train_images)
+    folders = make_folders(config, ranks, resumed=resumed is not None)
 
-    info = data.describe_model(config, train_images.classes)
-    train_loader = data.build_train_loader(config, train_images, ranks.rank, ranks.size)
-    val_loader = data.build_eval_loader(config, info, val_images, ranks.rank, ranks.size)
-    rates = build.build_learning_rates(config, train_loader.steps_per_epoch)
-    state = build.new_state(config, train_loader, rates)
-
-    network = build.build_network(config)
-    loaded = build.load_starting_weights(config, network, resumed)
-    step = build.build_train_step(config, network, rates, ranks)
-    build.check_space(config, folders, network, step)
-    build.set_starting_point(config, step, state, loaded, resumed)
-    options = build.run_options(config, len(train_images), len(val_images), ranks.size)
-    build.check_ranks_agree(ranks, network, options, train_images)
-    validate = build.build_validation(step, build.build_evaluation(network, val_loader, ranks))
-    feed = build.build_feed(config, step, train_loader)
+    task = fine_tuning(config, train_images, val_images, ranks)
+    state, step = build.build_training(config, task, ranks, folders, resumed)
+    require_same_start(ranks, task.network, options, train_images)
+    steps = build.build_feed(config, task, step, ranks)
     if config.dry_run:
-        dry_run(feed, train_loader, network, val_loader, state, config.device_target)
+        dry_run(steps, task, state, config.device_target)
         wait_for_all(ranks)
         return 0
-    callbacks = build.build_callbacks(config, folders, network, step, info, state, options, train_loader, ranks)
 
-    signals, stop_vote = build.stop_signals(ranks), build.build_stop_vote(ranks)
+    callbacks = build.build_callbacks(config, task, step, state, options, ranks, folders)
+    signals = stop_signals(ranks.size)
     with stop_on_signal(state, signals):
-        train(feed, validate, callbacks, state, stop_vote)
+        train(steps, build.build_evaluation(task, step), callbacks, state, StopVote() if ranks.size > 1 else bool)
         if not state.stopping:
-            build.report_best(config, folders, network, info, val_images)
+            report_best(config, task, folders, val_images)
         wait_for_all(ranks)
     return stopped_exit_code(state, signals)
 
 
 if __name__ == "__main__":
-    sys.exit(exit_code(main))
+    run_script(main)

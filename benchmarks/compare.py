@@ -1,10 +1,10 @@
-"""This project against PyTorch with timm, measured in one run.
+"""Compare the speed and memory of this project with PyTorch and timm, in one run.
 
     python benchmarks/compare.py --reference PYTHON [--output compare.json] [--only forward,step,...]
 
-PYTHON is an interpreter that has torch and timm. Each side is a process that stays alive and does one repetition at a
-time, in turn with the other; ratios are taken round by round. Figures go to the terminal and, with --output, into a
-JSON file and a bar chart of the same name beside it. See benchmarks/README.md.
+PYTHON is an interpreter with torch and timm. Each side is a process that stays alive. The sides alternate, one
+repetition each, and the ratio is computed for each round. --output writes the results to a JSON file, and a bar
+chart of the same name beside it. See benchmarks/README.md.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def main() -> int:
     known = {**BENCHMARKS, **GPU_BENCHMARKS} if arguments.device_target == "GPU" else dict(BENCHMARKS)
     chosen = arguments.only.split(",") if arguments.only else list(known)
     if unknown := [name for name in chosen if name not in known]:
-        print(f"--only: {', '.join(unknown)} is not a benchmark; take some of {', '.join(known)}", file=sys.stderr)
+        print(f"--only: {', '.join(unknown)} is not a benchmark; choose from {', '.join(known)}", file=sys.stderr)
         return 2
     try:
         if arguments.device_target == "GPU" and (reason := gpu_missing(settings)):
@@ -58,18 +58,18 @@ def main() -> int:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--reference", type=Path, required=True, metavar="PYTHON")
-    parser.add_argument("--output", type=Path, help="JSON file for all figures; a PNG is drawn beside it")
-    parser.add_argument("--device_target", choices=("CPU", "GPU"), default="CPU", help="GPU adds the GPU's benchmarks")
+    parser.add_argument("--output", type=Path, help="JSON file for all results; a PNG chart is written beside it")
+    parser.add_argument("--device_target", choices=("CPU", "GPU"), default="CPU", help="GPU adds its benchmarks")
     parser.add_argument("--only", metavar="NAME,...", help=f"some of {','.join((*BENCHMARKS, *GPU_BENCHMARKS))}")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--batch_size", type=int, default=8)
-    parser.add_argument("--images", type=Path, default=Path("outputs/compare/images"), help="made where missing")
+    parser.add_argument("--images", type=Path, default=Path("outputs/compare/images"), help="created if missing")
     parser.add_argument("--image_count", type=int, default=768)
     return parser.parse_args()
 
 
 def describe_machine(machine: Machine, facts: dict[str, Any]) -> str:
-    """What the figures were measured on, in two lines."""
+    """Return two lines that describe the processor, the package versions and the measured rates."""
     cpu = [
         line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
     ]
@@ -83,23 +83,23 @@ def describe_machine(machine: Machine, facts: dict[str, Any]) -> str:
 
 
 def table_row(result: Result) -> str:
-    """A benchmark in a few lines: what was done, both sides, the ratio with its quartiles, how far the floor is."""
+    """Return the result as text: work, value of each side, ratio with quartiles, distance from the floor."""
     values = ", ".join(f"{name} {value:.3g} {result.unit}" for name, value in result.values.items())
     lines = [f"\n{result.name}: {result.work}", f"  {values}"]
     if result.ratio is not None:
         middle, low, high = result.ratio
-        lines.append(f"  ratio {middle:.2f} ({low:.2f} to {high:.2f}); wanted: {result.target}")
+        lines.append(f"  ratio {middle:.2f} ({low:.2f} to {high:.2f}); target: {result.target}")
     elif result.target:
-        lines.append(f"  wanted: {result.target}")
+        lines.append(f"  target: {result.target}")
     if result.floor is not None:
-        times = ", ".join(f"{name} {value / result.floor:.2f} times it" for name, value in result.values.items())
+        times = ", ".join(f"{name} {value / result.floor:.2f} times the floor" for name, value in result.values.items())
         lines.append(f"  floor {result.floor:.3g} {result.unit}: {times}")
     lines += [f"  {name}: {value}" for name, value in result.notes.items()]
     return "\n".join(lines)
 
 
 def write(path: Path, results: list[Result], machine: Machine, facts: dict[str, Any]) -> None:
-    """The JSON file, and the ratios as bars in a PNG beside it."""
+    """Write the JSON file, and a PNG chart of the ratios beside it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     report = {
         "machine": describe_machine(machine, facts),

@@ -1,9 +1,9 @@
-"""Predicting a folder, from the files to the finished predictions.json, against the network alone.
+"""Compare the prediction of a folder, from image files to predictions.json, with the network alone.
 
     python benchmarks/infer_folder.py --checkpoint FILE.onnx [--images 64] [--batch_size 8]
 
-Makes JPEG files of 500 x 375 pixels, whose size on the disk is that of photos. In turn it runs the network on batches
-that are ready in memory, predicts the folder as infer.py does, and decodes and resizes it with nothing else to do.
+Creates JPEG files of 500 x 375 pixels with the file size of photos. Then it measures in turn: the network on batches in
+memory, the prediction of the folder as in infer.py, and decoding and resizing alone.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def parse() -> argparse.Namespace:
 
 
 def write_photos(folder: Path, count: int) -> float:
-    """`count` images with detail at every scale, as photos have it; gives the mean size of a file in bytes."""
+    """Write `count` images with detail at every scale, like photos; return the mean file size in bytes."""
     rng = np.random.default_rng(0)
     for number in range(count):
         picture = np.zeros((HEIGHT, WIDTH, 3), np.float32)
@@ -83,7 +83,7 @@ def write_photos(folder: Path, count: int) -> float:
 
 
 def in_turn(ways: dict[str, Callable[[], None]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each way, one after the other in every round; the first round warms up."""
+    """Return the seconds of each way. Every round runs all ways; the first round is a warm-up."""
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for number in range(rounds + 1):
         for name, way in ways.items():

@@ -1,10 +1,10 @@
-"""The project's ONNX files of BEiT-base against PyTorch's export of timm's, in one ONNX Runtime and one run.
+"""Compare this project's ONNX files of BEiT-base with PyTorch's export of timm's network in ONNX Runtime.
 
     python benchmarks/onnx_speed.py --reference PYTHON [--output onnx_speed.json]
 
-PYTHON is an interpreter that has torch, timm, onnx and onnxscript. Both sides have the same random weights, and their
-logits are compared first. Then they run in turn; the ratios are taken round by round. After that each file is profiled,
-operator by operator. The files stay in --folder and are used again.
+PYTHON is an interpreter with torch, timm, onnx and onnxscript. All files have the same random weights, and their logits
+are compared first. Then the files run in turn, and the ratio is computed for each round. Finally each file is profiled
+by operator. The files stay in --folder and are reused.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from src.weights.pretrained import load_pretrained
 HERE = Path(__file__).resolve().parent
 THEIRS = ("torch_script", "torch_dynamo")
 OURS = {"fp32": OnnxOptions(), "int8": OnnxOptions("int8")}
-LOGITS_TOLERANCE = 1e-5  # of the largest logit: float32 sums in another order
+LOGITS_TOLERANCE = 1e-5  # of the largest logit; float32 sums differ by their order
 SLOWEST_LISTED = 12
 
 
@@ -41,9 +41,7 @@ def main() -> None:
     seconds = alternate(paths, images, arguments.rounds)
     best = min(THEIRS, key=lambda name: float(np.median(seconds[name])))
     report = {"machine": machine(), "batch_size": arguments.batch_size, "rounds": arguments.rounds, "reference": best}
-    print(
-        f"\n{'file':14s} {'images/s':>9s} {'ms, median':>11s} {'least':>7s}   speed over {best}'s, by round (quartiles)"
-    )
+    print(f"\n{'file':14s} {'images/s':>9s} {'ms, median':>11s} {'min':>7s}   speed over {best}, by round (quartiles)")
     for name, taken in seconds.items():
         middle, low, high = ratios(taken, seconds[best])
         median, least = 1000 * float(np.median(taken)), 1000 * min(taken)
@@ -65,12 +63,12 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--folder", type=Path, default=Path("outputs/onnx_speed"))
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--batch_size", type=int, default=8)
-    parser.add_argument("--output", type=Path, help="JSON file for all figures")
+    parser.add_argument("--output", type=Path, help="JSON file for all results")
     return parser.parse_args()
 
 
 def make_files(folder: Path, reference: Path) -> dict[str, Path]:
-    """The files to compare, by name; those that are there already stay."""
+    """Return the files to compare, by name; create the missing ones."""
     paths = {name: folder / f"{name}.onnx" for name in (*OURS, *THEIRS)}
     if not all(paths[name].exists() for name in THEIRS):
         subprocess.run([reference, HERE / "timm_onnx.py", folder], check=True)
@@ -84,7 +82,10 @@ def make_files(folder: Path, reference: Path) -> dict[str, Path]:
 
 
 def compare_logits(paths: dict[str, Path], images: np.ndarray) -> dict[str, float]:
-    """Each file's largest difference to PyTorch's, as a share of the largest logit; ends the run where one is wrong."""
+    """Return each file's largest difference from PyTorch's logits, relative to the largest logit.
+
+    Exit if a difference exceeds its tolerance.
+    """
     logits = {name: run_once(session_of(path), images) for name, path in paths.items()}
     expected = logits[THEIRS[0]]
     largest = np.abs(expected).max()
@@ -92,13 +93,13 @@ def compare_logits(paths: dict[str, Path], images: np.ndarray) -> dict[str, floa
     for name, share in shares.items():
         allowed = TOLERANCES["int8"] if name == "int8" else LOGITS_TOLERANCE
         if not share <= allowed:
-            sys.exit(f"{name} gives other logits than {THEIRS[0]}: {share:.1e} of the largest, {allowed:g} is allowed")
+            sys.exit(f"{name}: logits differ from {THEIRS[0]} by {share:.1e} of the largest; allowed: {allowed:g}")
     return shares
 
 
 def print_breakdown(name: str, kinds: dict[str, tuple[int, float]]) -> None:
     total = sum(milliseconds for _, milliseconds in kinds.values())
-    print(f"\n{name}: {total:.0f} ms, the least of each node summed")
+    print(f"\n{name}: {total:.0f} ms, the sum of each node's minimum")
     for kind, (count, milliseconds) in list(kinds.items())[:SLOWEST_LISTED]:
         print(f"  {kind:26s} {count:4d} nodes {milliseconds:8.1f} ms {milliseconds / total:6.1%}")
 

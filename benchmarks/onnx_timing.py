@@ -1,4 +1,4 @@
-"""Timing ONNX files against each other: alternating in one run, and operator by operator."""
+"""Time ONNX files in turn, and by operator."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
-# Runs of a file's turn, the first of which is not counted. Each turn has a session of its own, as it makes a difference
-# of percents where its memory comes to lie.
+# Runs in one turn of a file; the first is a warm-up. Every turn creates a new session, because the memory placement of
+# a session changes its speed by several percent.
 TURN = 4
 PROFILED = 7  # runs of each file with the profiler on
 
 
 def session_of(path: Path, profile: Path | None = None) -> onnxruntime.InferenceSession:
-    """A session as any program gets it: ONNX Runtime's defaults, all cores."""
+    """Return a session with ONNX Runtime's defaults, which use all cores."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     if profile is not None:
@@ -30,12 +30,12 @@ def session_of(path: Path, profile: Path | None = None) -> onnxruntime.Inference
 
 
 def run_once(session: onnxruntime.InferenceSession, images: np.ndarray) -> np.ndarray:
-    """The logits of `images`."""
+    """Return the logits of `images`."""
     return session.run(None, {session.get_inputs()[0].name: images})[0]
 
 
 def alternate(paths: Mapping[str, Path], images: np.ndarray, rounds: int) -> dict[str, list[float]]:
-    """Seconds of a run, the least of each turn. The files take turns in random order."""
+    """Return the minimum seconds of each turn, by file. The order of the files is random in every round."""
     seconds: dict[str, list[float]] = {name: [] for name in paths}
     order = np.random.default_rng(0)
     for _ in range(rounds):
@@ -55,15 +55,15 @@ def _turn(session: onnxruntime.InferenceSession, images: np.ndarray) -> float:
 
 
 def ratios(seconds: list[float], reference: list[float]) -> tuple[float, float, float]:
-    """How many times as fast as the reference, round by round: median, lower and upper quartile."""
+    """Return the speed relative to the reference, computed by round: median, lower and upper quartile."""
     quotients = np.array(reference) / np.array(seconds)
     return tuple(float(np.quantile(quotients, share)) for share in (0.5, 0.25, 0.75))
 
 
 def by_operator(paths: Mapping[str, Path], images: np.ndarray) -> dict[str, dict[str, tuple[int, float]]]:
-    """For each file and kind of node: how many nodes, and their milliseconds, of each node its least over the runs.
+    """Return the number of nodes and their milliseconds, by file and operator.
 
-    The least and not the mean, since whatever else runs on the machine only ever adds.
+    A node counts with its minimum over the runs, because other load on the machine only adds time.
     """
     with tempfile.TemporaryDirectory() as folder:
         sessions = {name: session_of(path, Path(folder) / name) for name, path in paths.items()}
@@ -84,7 +84,7 @@ def _summed(profile: Path) -> dict[str, tuple[int, float]]:
 
 
 def machine() -> str:
-    """What the figures were measured on, in one line."""
+    """Return one line that describes the processor, the ONNX Runtime version and the load."""
     names = [
         line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
     ]

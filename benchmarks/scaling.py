@@ -1,8 +1,8 @@
-"""What a training step would take on many devices: `python -m benchmarks.scaling`. A calculation, not a measurement.
+"""Estimate the time of a training step on many devices: `python -m benchmarks.scaling`. Nothing is measured.
 
-Every device computes on its own batch, then the gradients are summed over a ring, and the images must be read and
-prepared in time for the next step. A step takes as long as the slower of the two: computing and summing, or preparing.
-All assumptions are options; `--dry_run` of train.py measures the first two on a machine of one's own.
+Every device computes on its own batch, and a ring all-reduce sums the gradients. Meanwhile the processor reads and
+prepares the images of the next step. The step takes as long as the slower of the two. All assumptions are options.
+`--dry_run` of train.py measures the speed of a device and of the image preparation.
 """
 
 from __future__ import annotations
@@ -19,15 +19,17 @@ CLASSES = 1000
 
 @dataclass(frozen=True)
 class Cluster:
-    """What is assumed of the machines. Bandwidths and storage are in bytes/s, of one direction.
+    """Assumptions about the machines. Bandwidths and storage are in bytes/s in one direction.
 
     Attributes:
-        flops: floating-point operations a second that a device sustains in this network.
-        inside, between: bandwidth from device to device of a machine, and from machine to machine.
-        latency: seconds that a message takes whatever its size.
-        messages: how many all-reduces the gradients of a step travel in; 0 for one per parameter, as in this project.
-        images_per_core, cores_per_device: what the processor prepares.
-        image_bytes, storage: size of an image file, and what all machines together read in a second.
+        flops: floating-point operations per second that a device sustains in this network.
+        inside, between: bandwidth between the devices of a machine, and between machines.
+        latency: seconds per message, independent of its size.
+        messages: all-reduces per step; 0 for one per parameter, as in this project.
+        images_per_core: images per second that a core prepares.
+        cores_per_device: processor cores per device.
+        image_bytes: size of an image file.
+        storage: bandwidth of the storage that all machines share.
     """
 
     flops: float
@@ -44,7 +46,7 @@ class Cluster:
 
 @dataclass(frozen=True)
 class Step:
-    """Seconds of a step's parts, and of the whole; what holds it up."""
+    """Seconds of each part of a step."""
 
     compute: float
     all_reduce: float
@@ -53,12 +55,12 @@ class Step:
 
     @property
     def seconds(self) -> float:
-        """Preparing and reading the next images go on beside computing and summing."""
+        """Duration of the step; the next images are read and prepared during computing and all-reduce."""
         return max(self.compute + self.all_reduce, self.prepare, self.read)
 
     @property
     def limit(self) -> str:
-        """The part that the step waits for."""
+        """Bottleneck of the step."""
         parts = {"preparing images": self.prepare, "reading images": self.read}
         name = max(parts, key=parts.__getitem__)
         if parts[name] > self.compute + self.all_reduce:
@@ -67,7 +69,7 @@ class Step:
 
 
 def parameter_count(variant: Variant, classes: int = CLASSES) -> int:
-    """Parameters of a BEiT with a relative position bias in every block, layer scale and mean pooling."""
+    """Return the number of parameters with a relative position bias per block, layer scale and mean pooling."""
     dim, depth = variant.embed_dim, variant.depth
     grid = patch_grid(variant, variant.image_size)
     hidden = 4 * dim
@@ -78,12 +80,12 @@ def parameter_count(variant: Variant, classes: int = CLASSES) -> int:
 
 
 def tensor_count(variant: Variant) -> int:
-    """How many tensors these parameters are."""
+    """Return the number of parameter tensors."""
     return 16 * variant.depth + 7
 
 
 def step_operations(variant: Variant) -> float:
-    """Floating-point operations of training on an image: thrice the forward pass; two for a product and a sum."""
+    """Return the floating-point operations of training on one image: three forward passes, two per multiply-add."""
     dim = variant.embed_dim
     patches = patch_grid(variant, variant.image_size) ** 2
     tokens = patches + 1
@@ -92,9 +94,9 @@ def step_operations(variant: Variant) -> float:
 
 
 def ring_all_reduce(size: float, devices: int, bandwidth: float, latency: float, messages: int = 1) -> float:
-    """Seconds to sum `size` bytes over a ring of `devices`.
+    """Return the seconds to sum `size` bytes over a ring of `devices`.
 
-    Twice `devices` - 1 rounds, once to sum and once to hand round, each passing on a part of 1 / `devices`
+    The sum takes `devices` - 1 rounds, and so does its distribution. Each round sends 1 / `devices` of the data
     (Patarasuk and Yuan, "Bandwidth optimal all-reduce algorithms", 2009).
     """
     rounds = 2 * (devices - 1)
@@ -102,7 +104,7 @@ def ring_all_reduce(size: float, devices: int, bandwidth: float, latency: float,
 
 
 def step(variant: Variant, devices: int, batch_size: int, cluster: Cluster) -> Step:
-    """The parts of a step of `batch_size` images a device."""
+    """Return the parts of a step of `batch_size` images per device."""
     bandwidth = cluster.inside if devices <= cluster.devices_per_machine else cluster.between
     return Step(
         compute=batch_size * step_operations(variant) / cluster.flops,
@@ -125,10 +127,10 @@ def main() -> int:
         variant = get_variant(arch)
         print(
             f"\n{arch}: {parameter_count(variant) * GRADIENT_BYTES / 1e6:.0f} MB of gradients, "
-            f"{step_operations(variant) / 1e9:.0f} GFLOP an image, {words.batch_size} images a device\n"
+            f"{step_operations(variant) / 1e9:.0f} GFLOP per image, {words.batch_size} images per device.\n"
         )
         networks = [f"all-reduce at {speed:g} Gbit/s" for speed in words.between_gbit]
-        head = ["devices", "images a step", "computing", *networks, "step", "images/s", "of ideal", "held up by"]
+        head = ["devices", "images a step", "computing", *networks, "step", "images/s", "of ideal", "bottleneck"]
         print(f"| {' | '.join(head)} |")
         print(f"|{' ---: |' * (len(head) - 1)} --- |")
         for devices in words.devices:
@@ -138,17 +140,17 @@ def main() -> int:
 
 
 def data_limits(variant: Variant, cluster: Cluster) -> str:
-    """What the images ask of processors and storage where devices compute without ever waiting."""
+    """Return a sentence with the load on processors and storage if the devices never wait."""
     wanted = cluster.flops / step_operations(variant)
     return (
-        f"A device takes {wanted:.0f} images/s at most: {wanted / cluster.images_per_core:.1f} of its "
-        f"{cluster.cores_per_device} cores prepare them; reading them becomes the limit beyond "
+        f"One device processes at most {wanted:.0f} images/s. {wanted / cluster.images_per_core:.1f} of its "
+        f"{cluster.cores_per_device} cores prepare them. Storage is the bottleneck beyond "
         f"{cluster.storage / cluster.image_bytes / wanted:.0f} devices."
     )
 
 
 def _row(variant: Variant, devices: int, words: argparse.Namespace) -> str:
-    """A line of the table; step, images/s and what holds it up are those of the fastest network."""
+    """Return a row of the table; step, images/s and bottleneck are for the fastest network."""
     steps = [step(variant, devices, words.batch_size, _cluster(words, speed)) for speed in words.between_gbit]
     last = steps[-1]
     speed = devices * words.batch_size / last.seconds
@@ -186,16 +188,16 @@ def _options() -> argparse.ArgumentParser:
     parser.add_argument("--arch", nargs="+", default=["beit_base_patch16_224", "beit_large_patch16_224"])
     parser.add_argument("--devices", nargs="+", type=int, default=[4, 8, 16, 64, 256, 1024])
     parser.add_argument("--batch_size", type=int, default=64, help="images per device")
-    parser.add_argument("--tflops", type=float, default=60, help="sustained by a device")
+    parser.add_argument("--tflops", type=float, default=60, help="sustained speed of a device")
     parser.add_argument("--devices_per_machine", type=int, default=8)
-    parser.add_argument("--inside_gbyte", type=float, default=100, help="GB/s from device to device of a machine")
-    parser.add_argument("--between_gbit", nargs="+", type=float, default=[10, 25, 100], help="from machine to machine")
-    parser.add_argument("--latency_us", type=float, default=5, help="of a message")
-    parser.add_argument("--messages", type=int, default=0, help="all-reduces of a step; 0: one per parameter")
-    parser.add_argument("--images_per_core", type=float, default=400, help="images/s that a core prepares")
+    parser.add_argument("--inside_gbyte", type=float, default=100, help="GB/s between the devices of a machine")
+    parser.add_argument("--between_gbit", nargs="+", type=float, default=[10, 25, 100], help="Gbit/s between machines")
+    parser.add_argument("--latency_us", type=float, default=5, help="latency of a message")
+    parser.add_argument("--messages", type=int, default=0, help="all-reduces per step; 0 for one per parameter")
+    parser.add_argument("--images_per_core", type=float, default=400, help="images/s that one core prepares")
     parser.add_argument("--cores_per_device", type=int, default=8)
-    parser.add_argument("--image_kbyte", type=float, default=110, help="of an image file: ImageNet's mean")
-    parser.add_argument("--storage_gbyte", type=float, default=5, help="GB/s that all machines together read")
+    parser.add_argument("--image_kbyte", type=float, default=110, help="size of an image file; ImageNet's mean")
+    parser.add_argument("--storage_gbyte", type=float, default=5, help="GB/s of the storage that all machines share")
     return parser
 
 

@@ -1,7 +1,7 @@
-"""Run by the reference interpreter: timm's BEiT-base with random weights, exported by PyTorch.
+"""Export timm's BEiT-base with random weights from PyTorch. Runs in the reference interpreter.
 
-Writes into the folder given: weights.safetensors (timm's names), and torch_script.onnx and torch_dynamo.onnx by the two
-exporters of `torch.onnx.export`, with a dynamic batch.
+The folder of the first argument gets weights.safetensors (timm's names), and torch_script.onnx and torch_dynamo.onnx
+from the two exporters of `torch.onnx.export`, with a dynamic batch.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ import sys
 from pathlib import Path
 
 with contextlib.suppress(ImportError):
-    import reference_shim  # noqa: F401  (needed where torchvision comes without its compiled half)
+    import reference_shim  # noqa: F401  (needed if torchvision has no compiled operators)
 import timm
 import torch
 from safetensors.torch import save_file
 
 ARCH = "beit_base_patch16_224"
-SCRIPT_OPSET = 20  # the newest that this exporter has, and the first with Gelu as one node
+SCRIPT_OPSET = 20  # the newest opset of this exporter, and the first with a Gelu operator
 NAMES = {"input_names": ["image"], "output_names": ["logits"]}
 
 
@@ -39,7 +39,7 @@ def main() -> None:
         opset_version=SCRIPT_OPSET,
         **NAMES,
     )
-    # with PyTorch's fused attention this exporter refuses a dynamic batch ("Cannot view a tensor with shape ...")
+    # this exporter rejects a dynamic batch with PyTorch's fused attention ("Cannot view a tensor with shape ...")
     timm.layers.set_fused_attn(False)
     model = timm.create_model(ARCH, pretrained=False).eval()
     model.load_state_dict(weights)
@@ -57,7 +57,7 @@ def main() -> None:
 
 @torch.no_grad()
 def randomize(model: torch.nn.Module) -> None:
-    """Give weights that start as constants values that no optimization could take for one."""
+    """Replace constant initial weights by random ones, so that no exporter can fold them."""
     for name, parameter in model.named_parameters():
         if name.endswith("relative_position_bias_table"):
             parameter.normal_(std=0.5)

@@ -1,5 +1,5 @@
 # shellcheck shell=bash disable=SC2034  # what it sets is read by the scripts that source it
-# Sourced by the run_*.sh wrappers: reads their arguments and finds the interpreter. Paths stay relative to the caller.
+# Sourced by the run_*.sh wrappers: reads their arguments and finds the interpreter. Keeps paths relative to the caller.
 
 ROOT=$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/.." && pwd)
 
@@ -8,7 +8,7 @@ usage_error() {
   exit 2
 }
 
-# The interpreter: PYTHON_BIN, the active virtual environment, the project's .venv, python3.
+# Sets PYTHON to the first of these that exists: PYTHON_BIN, the active virtual environment, the project's .venv, python3.
 find_interpreter() {
   local candidate
   for candidate in "${PYTHON_BIN:-}" "${VIRTUAL_ENV:+$VIRTUAL_ENV/bin/python}" "$ROOT/.venv/bin/python" "$(command -v python3)"; do
@@ -17,7 +17,7 @@ find_interpreter() {
       return
     fi
   done
-  usage_error "no Python was found: run scripts/quickstart.sh first, or name one in PYTHON_BIN"
+  usage_error "no Python was found; run scripts/quickstart.sh first, or set PYTHON_BIN to an interpreter"
 }
 
 # read_arguments "--flag1 --flag2" ARGS...: fills TARGET (the one positional argument), FLAGS[--flag] and EXTRA.
@@ -39,13 +39,13 @@ read_arguments() {
         break
         ;;
       --*)
-        [[ " $known " == *" $1 "* ]] || usage_error "$1 is not an argument of this script; options of the Python script go behind --extra"
+        [[ " $known " == *" $1 "* ]] || usage_error "$1 is not an argument of this script; put options of the Python script after --extra"
         [ $# -gt 1 ] || usage_error "$1 needs a value"
         FLAGS[$1]=$2
         shift 2
         ;;
       *)
-        [ -z "$TARGET" ] || usage_error "'$1' is one argument too many"
+        [ -z "$TARGET" ] || usage_error "'$1' is an extra argument; this script takes one"
         TARGET=$1
         shift
         ;;
@@ -56,10 +56,10 @@ read_arguments() {
 
 # Fails unless the value of a flag is a whole number.
 whole_number() {
-  [[ ${FLAGS[$1]} =~ ^[0-9]+$ ]] || usage_error "$1 is '${FLAGS[$1]}', expected a whole number"
+  [[ ${FLAGS[$1]} =~ ^[0-9]+$ ]] || usage_error "$1 is '${FLAGS[$1]}'; give a whole number"
 }
 
-# The last value of a YAML file's line `device_target: VALUE`.
+# Prints the device_target of the config TARGET, a file or the name of a file of src/configs.
 target_of_config() {
   local config=$TARGET
   [ -f "$config" ] || config=$ROOT/src/configs/${config%.yaml}.yaml
@@ -67,7 +67,7 @@ target_of_config() {
   sed -n "s/^device_target:[[:space:]]*[\"']\{0,1\}\([A-Za-z]*\).*/\1/p" "$config" | tail -n 1
 }
 
-# Exposes the GPU's libraries where the Python script will use one: as EXTRA says, or else $1, or else by default.
+# Exposes the libraries of the GPU if the script will use one. The device is that of EXTRA, else $1, else the GPU.
 prepare_device() {
   local target=${1:-GPU} index
   for index in "${!EXTRA[@]}"; do
@@ -81,7 +81,7 @@ prepare_device() {
   source "$ROOT/scripts/gpu_env.sh"
 }
 
-# run_alone SCRIPT: becomes the Python script, on one device, with the options of the flags and EXTRA.
+# run_alone SCRIPT: replaces this shell by the Python script on one device, with the flags and EXTRA as options.
 run_alone() {
   : "${FLAGS[--device]:=0}"
   whole_number --device
@@ -90,7 +90,7 @@ run_alone() {
     ${FLAGS[--checkpoint]+--pretrained "${FLAGS[--checkpoint]}"} "${EXTRA[@]}"
 }
 
-# launch_ranks SCRIPT: becomes the launcher of the script's ranks.
+# launch_ranks SCRIPT: replaces this shell by the launcher, which runs the script once per device.
 launch_ranks() {
   prepare_device "$(target_of_config)"
   exec "$PYTHON" "$ROOT/scripts/launch_ranks.py" --config "$TARGET" \

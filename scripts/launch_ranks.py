@@ -1,4 +1,4 @@
-"""Starts a script as several ranks: `launch_ranks.py --config FILE [--num_devices N] ... -- PYTHON SCRIPT ...`."""
+"""Start a script as several ranks: `launch_ranks.py --config CONFIG [--num_devices N] ... -- PYTHON SCRIPT ...`."""
 
 from __future__ import annotations
 
@@ -10,26 +10,29 @@ import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from src.config import find_config
 from src.errors import UserError, exit_code
-from src.runtime.launcher import choose_devices, launch, read_hostfile
+from src.runtime.hosts import choose_devices, read_hostfile
+from src.runtime.launcher import launch
 
 
 def main() -> int:
-    """Launch COMMAND, with `--device_num` set to the number of ranks; its exit code."""
+    """Launch COMMAND with `--device_num` set to the number of ranks; return its exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--config", type=Path, required=True)
+    parser.add_argument("--config", required=True, help="a file, or the name of a file of src/configs")
     parser.add_argument("--num_devices")
     parser.add_argument("--device_ids")
     parser.add_argument("--hostfile", type=Path)
     parser.add_argument("command", nargs="+")
     words = parser.parse_args()
     hosts = read_hostfile(words.hostfile) if words.hostfile is not None else ()
-    ranks, ids = choose_devices(words.num_devices, words.device_ids, hosts, configured_devices(words.config))
+    configured = configured_devices(find_config(words.config))
+    ranks, ids = choose_devices(words.num_devices, words.device_ids, hosts, configured)
     return launch([*words.command, "--device_num", str(ranks)], ranks, ids, hosts, words.hostfile)
 
 
 def configured_devices(path: Path) -> int | None:
-    """The device_num of a config file, None where it has none; the script itself will find what else is wrong."""
+    """Return the device_num of a config file, or None; the script itself reports other errors in the file."""
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:

@@ -103,8 +103,7 @@ def train(config: Config, run: str, best: Path, done: Path) -> None:
     for root in ("summary_root_dir", "ckpt_root_dir", "best_ckpt_root_dir", "logs_root_dir"):
         shutil.rmtree(ROOT / getattr(config, root) / run, ignore_errors=True)
     script("train.py", "--config_path", CONFIG)
-    (checkpoint,) = best.glob("*.ckpt")
-    done.write_text(f"{checkpoint}\n")
+    done.write_text(f"{best / 'best.ckpt'}\n")
 
 
 def predict(images: Path, model: Path, output: Path) -> None:

@@ -1,9 +1,1 @@
-#!/usr/bin/env bash
-# Trains on several devices, of this machine or of several: one process each, started by mpirun (see src/runtime/launcher.py).
-set -euo pipefail
-USAGE="$(basename "$0") CONFIG [--num_devices NUM_DEVICES] [--device_ids DEVICE_IDS (e.g. '0,1,2,3')] [--hostfile HOSTFILE] [--checkpoint CHECKPOINT] [--extra *EXTRA_ARGS]"
-source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/launch.sh"
-
-read_arguments "--num_devices --device_ids --hostfile --checkpoint" "$@"
-find_interpreter
-launch_ranks train.py
+run_distribute_train_gpu.sh

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Predicts the class of an image, or of the images of a folder.
+# Predicts the class of one image, or of all images of a folder.
 set -euo pipefail
 USAGE="$(basename "$0") DATA --checkpoint CHECKPOINT [--arch ARCHITECTURE] [--output OUTPUT_JSON_FILE (default: predictions.json)] [--device DEVICE_ID (default: 0)] [--extra *EXTRA_ARGS]"
 source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/launch.sh"

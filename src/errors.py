@@ -1,24 +1,31 @@
-"""How a script ends: what a user got wrong, what went wrong in a run, and being interrupted."""
+"""Errors that end a script with one line on standard error, and the exit codes of the scripts."""
 
 from __future__ import annotations
 
+import logging
 import sys
 import unicodedata
 from collections.abc import Callable
 
-INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+logger = logging.getLogger("beit")
+
+INTERRUPTED = 130  # 128 + SIGINT, the convention of shells
 
 
 class UserError(Exception):
-    """Something the user gave is wrong. The text is one line: what, which value or file, what to do."""
+    """Invalid input. The text is one line: the problem, the value or file, and the fix."""
 
 
 class RunError(Exception):
-    """A run cannot go on although its input was right. The text is one line: what happened, what to do."""
+    """A failure of a run with valid input. The text is one line: the problem and the fix."""
 
 
 def exit_code(main: Callable[[], int | None]) -> int:
-    """Run a script's `main` and give its exit code: what it returns, or 2, 1 or 130 with one line on standard error."""
+    """Run a script's `main` and return its exit code.
+
+    That is the value `main` returns (None is 0), or 2 after `UserError`, 1 after `RunError` and 130 after Ctrl-C, with
+    one line on standard error and in the log of the run.
+    """
     try:
         return main() or 0
     except UserError as error:
@@ -27,15 +34,18 @@ def exit_code(main: Callable[[], int | None]) -> int:
         code, text = 1, f"error: {error}"
     except KeyboardInterrupt:
         code, text = INTERRUPTED, "interrupted"
-    print(without_control_characters(text), file=sys.stderr)
+    text = without_control_characters(text)
+    print(text, file=sys.stderr)
+    if logger.hasHandlers():  # else Python would print the line a second time
+        logger.error(text)
     return code
 
 
 def without_control_characters(text: str) -> str:
-    """`text` with what is no letter of a line spelt out: names from files and of files may hold any of it."""
+    """Return `text` with control characters escaped: file names and parameter names may contain any."""
     return "".join(repr(letter)[1:-1] if is_control(letter) else letter for letter in text)
 
 
 def is_control(letter: str) -> bool:
-    """Whether it is a control character, a line end of Unicode, or what stands for a byte that is no UTF-8."""
+    """Return whether `letter` is a control character, a Unicode line separator or a surrogate of an invalid byte."""
     return unicodedata.category(letter) in ("Cc", "Zl", "Zp", "Cs")

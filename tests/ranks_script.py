@@ -1,4 +1,4 @@
-"""What tests/test_ranks.py has two real ranks do together: each prints what it got, as a line of JSON."""
+"""The script that two real ranks run for tests/test_ranks.py; each prints its results as a line of JSON."""
 
 from __future__ import annotations
 
@@ -13,12 +13,16 @@ import mindspore
 import numpy as np
 from mindspore import Tensor, nn
 
+from src.evaluation.classification import Counts
 from src.runtime.distributed import StopVote, first_difference, join, launched_ranks, total_over_ranks, wait_for_all
-from src.tools.criterion import SoftTargetCrossEntropy
+from src.runtime.rank import run_script
+from src.tools.cell import weights_checksum
+from src.tools.criterion import Classification, SoftTargetCrossEntropy
 from src.tools.optimizer import create_optimizer, parameter_groups
-from src.tools.same_weights import weights_checksum
-from src.trainer.evaluate import Counts, RankSum
-from src.trainer.train_one_step_with_scale_and_clip_global_norm import TrainOneStepWithScaleAndClipGlobalNorm
+from src.trainer.train_one_step_with_scale_and_clip_global_norm import (
+    StepOptions,
+    TrainOneStepWithScaleAndClipGlobalNorm,
+)
 
 
 class Linear(nn.Cell):
@@ -42,13 +46,7 @@ def main() -> None:
     groups = parameter_groups(((p.name, p.shape) for p in parameters), weight_decay=0.0, layer_decay=1.0, depth=1)
     optimizer = create_optimizer("adamw", parameters, groups, beta=(0.9, 0.999), eps=1e-8, momentum=0.9)
     step = TrainOneStepWithScaleAndClipGlobalNorm(
-        network,
-        SoftTargetCrossEntropy(),
-        optimizer,
-        learning_rates=np.full(9, 0.1),
-        loss_scale=1024.0,
-        dynamic_loss_scale=True,
-        ranks=2,
+        Classification(network, SoftTargetCrossEntropy()), optimizer, np.full(9, 0.1), StepOptions(ranks=2)
     )
     rng = np.random.default_rng(ranks.rank)
     steps = []
@@ -57,16 +55,16 @@ def main() -> None:
         if number == 1 and ranks.rank == 1:
             image[0, 0] = np.inf
         target = np.eye(3, dtype=np.float32)[:2]
-        loss, skipped, scale = step(Tensor(image), Tensor(target), Tensor(np.zeros(2, np.int32)))
+        values, skipped, scale = step(Tensor(image), Tensor(target), Tensor(np.zeros(2, np.int32)))
         steps.append(
             {
-                "loss": repr(float(loss.asnumpy())),
+                "loss": repr(float(values.asnumpy()[0])),
                 "skipped": bool(skipped.asnumpy()),
                 "scale": float(scale.asnumpy()),
                 "weights": weights_checksum(network),
             }
         )
-    counts = RankSum().total(Counts(images=10**6 + ranks.rank, top1=5000 + ranks.rank, top5=3, loss=0.1 + ranks.rank))
+    counts = Counts(images=10**6 + ranks.rank, top1=5000 + ranks.rank, top5=3, loss=0.1 + ranks.rank).over_ranks(ranks)
     vote = StopVote()
     votes = [vote(asked=ranks.rank == 1 and call >= 2) for call in range(6)]
     result = {
@@ -83,4 +81,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -1,4 +1,4 @@
-"""A compile cache starts the same training step faster, and never serves another one."""
+"""A compile cache starts the same training step faster, and never returns the graph of another one."""
 
 from __future__ import annotations
 
@@ -14,10 +14,13 @@ import pytest
 from mindspore import Tensor
 
 from src.config import Config
-from src.tools.compile_cache import CompileCache, cache_key
-from src.tools.criterion import SoftTargetCrossEntropy
+from src.tools.compile_cache import cache_key, cached_step, compile_cache
+from src.tools.criterion import Classification, SoftTargetCrossEntropy
 from src.tools.optimizer import AdamW, parameter_groups
-from src.trainer.train_one_step_with_scale_and_clip_global_norm import TrainOneStepWithScaleAndClipGlobalNorm
+from src.trainer.train_one_step_with_scale_and_clip_global_norm import (
+    StepOptions,
+    TrainOneStepWithScaleAndClipGlobalNorm,
+)
 from tests.networks import small_network
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -43,7 +46,7 @@ def key_of(**changes) -> str:
     ],
     ids=lambda changes: next(iter(changes)),
 )
-def test_what_changes_the_graph_changes_the_key(changes):
+def test_options_that_change_the_graph_change_the_key(changes):
     assert key_of(**changes) != key_of()
 
 
@@ -54,20 +57,20 @@ def test_the_length_of_the_schedule_and_the_number_of_devices_are_in_the_key():
 @pytest.mark.parametrize(
     "changes", [{"resume": "auto"}, {"pretrained": "a.ckpt"}, {"ckpt_root_dir": "elsewhere"}, {"data_url": "elsewhere"}]
 )
-def test_a_run_that_starts_again_has_the_same_key(changes):
+def test_a_run_that_resumes_has_the_same_key(changes):
     assert key_of(**changes) == key_of()
 
 
-def test_the_environment_is_as_before_afterwards(tmp_path, monkeypatch):
+def test_the_environment_is_restored(tmp_path, monkeypatch):
     monkeypatch.setenv("MS_COMPILER_CACHE_PATH", "mine")
     monkeypatch.delenv("MS_COMPILER_CACHE_ENABLE", raising=False)
-    with CompileCache(tmp_path):
+    with compile_cache(tmp_path):
         assert os.environ["MS_COMPILER_CACHE_ENABLE"] == "1"
     assert os.environ["MS_COMPILER_CACHE_PATH"] == "mine"
     assert "MS_COMPILER_CACHE_ENABLE" not in os.environ
 
 
-def losses(cache: CompileCache) -> list[float]:
+def losses(folder: str) -> list[float]:
     """The losses of three training steps."""
     network = small_network(
         image_size=16, patch_size=8, embed_dim=16, depth=2, num_heads=2, num_classes=3, drop_path=0.5
@@ -75,13 +78,12 @@ def losses(cache: CompileCache) -> list[float]:
     weights = network.trainable_params()
     groups = parameter_groups(((p.name, p.shape) for p in weights), weight_decay=0.1, layer_decay=0.9, depth=2)
     step = TrainOneStepWithScaleAndClipGlobalNorm(
-        network,
-        SoftTargetCrossEntropy(),
+        Classification(network, SoftTargetCrossEntropy()),
         AdamW(weights, groups),
-        learning_rates=np.full(9, 1e-2),
-        clip_grad_norm=1.0,
-        compiling=cache,
+        np.full(9, 1e-2),
+        StepOptions(clip_grad_norm=1.0),
     )
+    step = cached_step(step, dataclasses.replace(RUN, compile_cache=folder), steps=9, ranks=1)
     rng = np.random.default_rng(0)
     image = Tensor(rng.standard_normal((4, 3, 16, 16)).astype(np.float32))
     target, key = Tensor(np.eye(4, 3, dtype=np.float32)), Tensor(np.arange(4, dtype=np.int32))
@@ -105,4 +107,4 @@ def in_a_process_of_its_own(folder: Path) -> str:
 
 if __name__ == "__main__":
     ms.set_context(mode=ms.GRAPH_MODE)
-    print(losses(CompileCache(Path(sys.argv[1]))))
+    print(losses(sys.argv[1]))

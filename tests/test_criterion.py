@@ -1,4 +1,4 @@
-"""The loss by hand calculation; it is compared with timm's on the golden logits in test_vit."""
+"""The loss agrees with a hand calculation; test_vit compares it with timm's on the golden logits."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import math
 import mindspore as ms
 import numpy as np
 import pytest
-from mindspore import Tensor
+from mindspore import Tensor, nn
 
-from src.tools.criterion import SoftTargetCrossEntropy
+from src.tools.criterion import Classification, SoftTargetCrossEntropy
 
 
 @pytest.fixture(params=[ms.GRAPH_MODE, ms.PYNATIVE_MODE], ids=["graph", "pynative"])
@@ -47,3 +47,16 @@ def test_the_loss_of_float16_logits_is_float32():
     loss = SoftTargetCrossEntropy()(logits, Tensor(np.array([[1.0, 0.0]], np.float32)))
     assert loss.dtype == ms.float32
     assert float(loss) == pytest.approx(20.0, rel=1e-6)
+
+
+def test_the_objective_is_the_loss_of_the_networks_logits_as_a_vector():
+    logits, target = Tensor(np.array([[0.0, math.log(3.0)]], np.float32)), Tensor(np.array([[1.0, 0.0]], np.float32))
+
+    class Given(nn.Cell):
+        def construct(self, image, key):
+            return image + key
+
+    values = Classification(Given(), SoftTargetCrossEntropy())(logits, target, Tensor(np.zeros(2, np.float32)))
+    assert values.dtype == ms.float32
+    assert values.shape == (1,)
+    assert float(values[0]) == pytest.approx(math.log(4), rel=1e-5)

@@ -31,7 +31,7 @@ def test_num_classes_0_takes_the_number_of_training_classes(tmp_path, data):
     config = with_class_count(config, train)
     assert config.num_classes == len(COLORS)
     assert next(build_train_loader(config, train).epoch(0)).target.shape == (8, 3)
-    assert describe_model(config, train.classes).num_classes == 3
+    assert describe_model(config, train.classes).model.num_classes == 3
 
 
 def test_a_wrong_num_classes_gives_an_error_with_both_numbers_and_the_folder(tmp_path, data):

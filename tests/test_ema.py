@@ -8,15 +8,16 @@ import pytest
 from mindspore import Parameter, Tensor, nn
 from mindspore import dtype as mstype
 
+from src.tools.criterion import Classification
 from src.tools.optimizer import ParameterGroup, create_optimizer
-from src.trainer.ema import WeightEMA
+from src.trainer.ema import WeightEMA, evaluate_with_average
 from src.trainer.train_one_step_with_ema import TrainOneStepWithEMA
 
 MODES = {"graph": mindspore.GRAPH_MODE, "pynative": mindspore.PYNATIVE_MODE}
 
 
 class Product(nn.Cell):
-    """logits = image * weight, so that with `Total` the gradient of the weight is the image."""
+    """logits = image * weight; with `Total`, the gradient of the weight is the image."""
 
     def __init__(self, dtype=mstype.float32):
         super().__init__()
@@ -48,7 +49,7 @@ def make_step(network, decay: float) -> TrainOneStepWithEMA:
     optimizer = create_optimizer(
         "momentum", network.trainable_params(), groups, beta=(0.9, 0.999), eps=1e-8, momentum=0.0
     )
-    return TrainOneStepWithEMA(network, Total(), optimizer, ema_decay=decay, learning_rates=np.ones(10))
+    return TrainOneStepWithEMA(Classification(network, Total()), optimizer, np.ones(10), decay)
 
 
 def feed(step, gradient) -> None:
@@ -115,3 +116,15 @@ def test_the_average_of_float16_weights_is_kept_in_float32():
     with ema.swapped():
         assert network.weight.dtype == mstype.float16
     np.testing.assert_array_equal(network.weight.asnumpy(), np.float16([2, 2, 3]))
+
+
+def test_metrics_of_the_averages_have_a_prefix_and_only_a_run_with_them_has_any():
+    network = Product()
+    ema = WeightEMA(network.trainable_params(), 0.5)
+    network.weight.set_data(Tensor([5.0, 6.0, 7.0], mstype.float32))
+
+    def evaluate():
+        return {"sum": float(network.weight.asnumpy().sum())}
+
+    assert evaluate_with_average(evaluate, ema) == {"sum": 18.0, "ema_sum": 6.0}
+    assert evaluate_with_average(evaluate, None) == {"sum": 18.0}

@@ -1,4 +1,4 @@
-"""The parameter groups are the authors', and the optimizers are PyTorch's, step by step."""
+"""The parameter groups agree with the authors' code, and the optimizers with PyTorch's, step by step."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def make(name: str, values: dict[str, np.ndarray], dtype=mstype.float32):
 
 
 def step(optimizer, gradient: dict[str, np.ndarray], rate: float, applied: bool = True) -> None:
-    # mutable: a tuple that is not would be a constant of the graph, and every step would compile anew
+    # mutable: a plain tuple would be a constant of the graph, and every step would compile again
     gradients = mindspore.mutable(tuple(Tensor(gradient[weight.name]) for weight in optimizer.weights))
     optimizer(gradients, Tensor(rate, mstype.float32), Tensor(applied))
 
@@ -57,7 +57,7 @@ def step(optimizer, gradient: dict[str, np.ndarray], rate: float, applied: bool 
 )
 def test_the_networks_parameter_groups_are_the_authors(case, options):
     depth, layer_decay = GOLDEN[f"groups_{case}_options"]
-    # sizes are cut on both sides, depth is not: the rules see names and ranks
+    # a narrow network of full depth: the rules depend on names and ranks only
     network = small_network(image_size=32, patch_size=16, embed_dim=16, num_heads=2, depth=int(depth), **options)
     ranks = {parameter.name: parameter.ndim for parameter in network.trainable_params()}
     ours = parameter_groups(
@@ -80,12 +80,12 @@ def test_the_head_learns_at_the_full_rate_and_the_patch_embedding_at_the_smalles
 
 @pytest.mark.parametrize("layer_decay", [0.0, 1.5, float("nan")])
 def test_a_layer_decay_outside_its_range_is_refused(layer_decay):
-    with pytest.raises(UserError, match=r"layer_decay .* must lie above 0 and be at most 1"):
+    with pytest.raises(UserError, match=rf"^layer_decay is {layer_decay:g}\b.*above 0.*at most 1"):
         parameter_groups([], weight_decay=0.05, layer_decay=layer_decay, depth=2)
 
 
 def test_an_unknown_optimizer_is_refused_with_the_known_ones():
-    with pytest.raises(UserError, match=r"^optimizer 'adam' is unknown: choose one of adamw, momentum$"):
+    with pytest.raises(UserError, match=r"^optimizer 'adam' .*adamw, momentum$"):
         create_optimizer("adam", [], {}, beta=(0.9, 0.999), eps=1e-8, momentum=0.9)
 
 

@@ -1,4 +1,4 @@
-"""train.py and eval.py as a user runs them: what they print, what they leave, what they refuse."""
+"""train.py and eval.py as a user runs them: their output, their files, their errors."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ IMAGES = 24
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A folder with the data, a config, and what two epochs of training with EMA left; and what it printed."""
+    """A folder with data, config and the files of two epochs of training with EMA; the config; and the output."""
     folder = tmp_path_factory.mktemp("trained")
     config = write_config(folder, write_images(folder / "data"), with_ema=True, ema_decay=0.5)
     return folder, config, script("train.py", "--config_path", config).stdout
@@ -38,8 +38,10 @@ def best(folder: Path) -> Path:
 
 
 def test_training_prints_progress_and_evaluation(trained):
-    *lines, last = trained[2].splitlines()
-    assert re.fullmatch(rf"report on \S+best-\d_top1_\S+: {trained[0]}/logs/{RUN}/report/report.md", last)
+    *lines, best_line, last = trained[2].splitlines()
+    path = trained[0] / "best" / RUN / "best.ckpt"
+    assert re.fullmatch(rf"best weights: {path} \((EMA )?top-1 \d+\.\d\d, epoch [12]\)", best_line)
+    assert last == f"report on {path}: {trained[0]}/logs/{RUN}/report/report.md"
     progress = re.compile(
         r"epoch [12]/2 step [23]/3 loss \d+\.\d{4} lr \d\.\d{3}e-\d\d \d+\.\d images/s left \d:\d\d:\d\d"
     )
@@ -50,7 +52,7 @@ def test_training_prints_progress_and_evaluation(trained):
     assert [bool(evaluation.fullmatch(line)) for line in lines] == [False, False, True, True] * 2
 
 
-def test_training_fills_the_four_folders(trained):
+def test_training_writes_into_the_four_folders(trained):
     folder = trained[0]
     current = sorted(path.name for path in (folder / "checkpoints" / RUN).iterdir())
     assert current == [".lock", f"{ARCH}-1_3.ckpt", f"{ARCH}-2_3.ckpt", "class_names.txt"]
@@ -63,7 +65,7 @@ def test_training_fills_the_four_folders(trained):
     assert [row["epoch"] for row in metrics(folder)] == ["1", "2"]
 
 
-def test_a_checkpoint_says_what_it_is(trained):
+def test_a_checkpoint_stores_network_classes_and_progress(trained):
     checkpoint = load_checkpoint(trained[0] / "checkpoints" / RUN / f"{ARCH}-2_3.ckpt")
     info = checkpoint.info
     assert (info.model.arch, info.model.image_size, info.model.num_classes) == (ARCH, 32, 3)
@@ -76,7 +78,7 @@ def test_a_checkpoint_says_what_it_is(trained):
     assert not np.array_equal(checkpoint.ema["head.weight"], checkpoint.weights["head.weight"])
 
 
-def test_eval_prints_what_training_measured(trained):
+def test_eval_prints_the_metrics_of_training(trained):
     folder, config, _ = trained
     path = best(folder)
     epoch = int(re.search(r"-best-(\d+)_", path.name)[1])
@@ -94,7 +96,9 @@ def test_eval_refuses_options_that_contradict_the_checkpoint(trained):
     done = script(
         "eval.py", "--config", config, "--pretrained", best(folder), "--disable_approximate_gelu", "no", check=False
     )
-    assert "disable_approximate_gelu is False in the options and True in the file" in error_line(done)
+    line = error_line(done)
+    assert "disable_approximate_gelu is False" in line
+    assert str(best(folder)) in line
 
 
 def test_eval_refuses_images_of_other_classes(trained, tmp_path):
@@ -103,28 +107,26 @@ def test_eval_refuses_images_of_other_classes(trained, tmp_path):
     shutil.copytree(folder / "data", data)
     (data / "val" / "red").rename(data / "val" / "yellow")
     done = script("eval.py", "--config", config, "--pretrained", best(folder), "--data_url", data, check=False)
-    assert "has a class that the checkpoint" in error_line(done)
     assert "'yellow'" in error_line(done)
+    assert str(best(folder)) in error_line(done)
 
 
 def test_a_second_run_in_the_same_folders_is_refused(trained):
     line = error_line(script("train.py", "--config", trained[1], check=False))
-    assert line.endswith(
-        "holds checkpoints of an earlier run: continue it with --resume auto, give this run another --model_postfix, "
-        "or move that folder away"
-    )
+    for part in (f"checkpoints/{RUN} ", "earlier run", "--resume auto", "--model_postfix"):
+        assert part in line
     assert len(metrics(trained[0])) == 2  # nothing was lost
 
 
-def test_a_run_that_was_stopped_ends_with_the_weights_of_one_that_was_not(trained, tmp_path):
-    """Drop path on, averaged weights on; stopped by the first epoch's checkpoint and taken up again."""
+def test_a_run_continued_from_pretrained_ends_with_the_weights_of_an_uninterrupted_one(trained, tmp_path):
+    """With drop path and averaged weights, from the checkpoint of the first epoch."""
     folder, config, _ = trained
     first = folder / "checkpoints" / RUN / f"{ARCH}-1_3.ckpt"
     places = [
         word for name in ("ckpt", "best_ckpt", "logs", "summary") for word in (f"--{name}_root_dir", tmp_path / name)
     ]
     done = script("train.py", "--config", config, "--pretrained", first, "--exclude_epoch_state", "no", *places)
-    assert f"continuing {first} at epoch 2 step 0" in done.stdout
+    assert f"{first} at epoch 2 step 0" in done.stdout
     whole = load_checkpoint(folder / "checkpoints" / RUN / f"{ARCH}-2_3.ckpt")
     resumed = load_checkpoint(tmp_path / "ckpt" / RUN / f"{ARCH}-2_3.ckpt")
     for name in whole.weights:
@@ -132,7 +134,7 @@ def test_a_run_that_was_stopped_ends_with_the_weights_of_one_that_was_not(traine
         assert np.array_equal(whole.ema[name], resumed.ema[name]), name
 
 
-def test_ctrl_c_saves_and_ends(trained, tmp_path):
+def test_ctrl_c_saves_and_ends_the_run(trained, tmp_path):
     data = trained[0] / "data"
     config = write_config(tmp_path, data, epochs=2000, print_loss_every=1)
     command = [sys.executable, "-u", str(ROOT / "train.py"), "--config", str(config)]
@@ -145,7 +147,7 @@ def test_ctrl_c_saves_and_ends(trained, tmp_path):
     # MindSpore turns a Ctrl-C that comes while it runs a graph into SIGTERM
     assert process.returncode in (128 + signal.SIGINT, 128 + signal.SIGTERM)
     assert time.monotonic() - begin < 60
-    assert "asked to stop: ending after this step; once more to end at once" in out
+    assert "asked to stop" in out
     assert "Traceback" not in err
     newest = max((tmp_path / "checkpoints" / RUN).glob("*.ckpt"), key=os.path.getmtime)
     stopped = load_checkpoint(newest)
@@ -156,26 +158,26 @@ def test_ctrl_c_saves_and_ends(trained, tmp_path):
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["--num_classes", "7"], "num_classes is 7 and {data}/train holds 3 class folders: set num_classes to 3"),
-        (["--train_dir", "trian"], "image folder {data}/trian does not exist; it must hold one subfolder of images"),
-        (["--batch_size", "50"], "training folder {data}/train gives 24 images, fewer than one step takes: 50"),
-        (["--batch_size", "7", "--mixup", "0.8"], "batch_size=7: mixup and cutmix mix images in pairs"),
-        (["--auto_augment", "rnad-m9"], "rnad"),
-        (["--device_target", "Ascend"], "device_target is Ascend, and MindSpore finds none on this machine"),
-        (["--device_num", "2"], "device_num is 2 and this is one process: start it with scripts/run_distribute"),
-        (["--pretrained", "missing.ckpt"], "missing.ckpt cannot be read (No such file or directory)"),
-        (["--exclude_epoch_state", "no"], "exclude_epoch_state is False and pretrained is empty"),
-        (["--resume", "missing.ckpt"], "missing.ckpt cannot be read (No such file or directory)"),
-        (["--warmup_length", "3"], "warmup_length is 3, expected at most epochs, which is 2"),
+        (["--num_classes", "7"], ("num_classes is 7", "{data}/train", "3 class folders")),
+        (["--train_dir", "trian"], ("{data}/trian",)),
+        (["--batch_size", "50"], ("{data}/train", "24 images", "50")),
+        (["--batch_size", "7", "--mixup", "0.8"], ("batch_size", "7", "mixup", "even")),
+        (["--auto_augment", "rnad-m9"], ("rnad",)),
+        (["--device_target", "Ascend"], ("device_target is Ascend",)),
+        (["--device_num", "2"], ("device_num is 2", "scripts/run_distribute_train")),
+        (["--pretrained", "missing.ckpt"], ("missing.ckpt", "No such file or directory")),
+        (["--exclude_epoch_state", "no"], ("exclude_epoch_state is False", "pretrained")),
+        (["--resume", "missing.ckpt"], ("missing.ckpt", "No such file or directory")),
+        (["--warmup_length", "3"], ("warmup_length is 3", "epochs", "2")),
     ],
 )
 def test_a_users_mistake_is_one_line_and_leaves_no_checkpoint(trained, tmp_path, monkeypatch, capsys, words, expected):
-    """In this process, which has imported MindSpore already."""
+    """Run in this process, which has imported MindSpore already."""
     data = trained[0] / "data"
     config = write_config(tmp_path, data)
     monkeypatch.setattr(sys, "argv", ["train.py", "--config", str(config), *words])
     assert exit_code(train.main) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ")
-    assert expected.format(data=data) in line
+    assert all(part.format(data=data) in line for part in expected)
     assert not list(tmp_path.rglob("*.ckpt"))

@@ -1,4 +1,4 @@
-"""Ways to train that must agree with each other or at least learn: pynative, mixed precision (ranks: test_ranks.py)."""
+"""Modes of training that agree with each other or at least learn: pynative, mixed precision (ranks: test_ranks.py)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def reference(data, tmp_path_factory):
-    """One device, batches of 8, mixup: the run that the others repeat in their own ways."""
+    """One device, batches of 8, mixup: the run that the others repeat in another mode."""
     folder = tmp_path_factory.mktemp("reference")
     script("train.py", "--config", write_config(folder, data, mixup=0.8, cutmix=1.0))
     return folder

@@ -1,4 +1,4 @@
-"""What the end-to-end tests share: a tiny data set, a config for it, and running scripts as a user would."""
+"""Helpers of the end-to-end tests: a tiny data set, a config for it, and running scripts as a user does."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TIMEOUT_SECONDS = 400  # a compilation takes 10 s here and several times that on
 
 
 def write_images(folder: Path, train: int = 8, val: int = 3) -> Path:
-    """Three classes of noisy plain colors, in train and val."""
+    """Write three classes of noisy plain colors, in train and val."""
     rng = np.random.default_rng(0)
     for split, count in (("train", train), ("val", val)):
         for name, color in COLORS.items():
@@ -34,7 +34,7 @@ def write_images(folder: Path, train: int = 8, val: int = 3) -> Path:
 
 
 def write_config(folder: Path, data: Path, **changes: object) -> Path:
-    """The quickstart's config for these images and a run of a few seconds, writing below `folder`."""
+    """Write the quickstart's config for these images and a run of a few seconds with all outputs below `folder`."""
     values = yaml.safe_load(QUICKSTART.read_text())
     values |= {
         "data_url": str(data),
@@ -82,7 +82,7 @@ def wrapper(name: str, *arguments: object, cwd: Path = ROOT, check: bool = True)
 
 
 def error_line(done: subprocess.CompletedProcess[str], code: int = 2) -> str:
-    """The one line of a refused run, which must have ended with `code` and no traceback."""
+    """Return the one error line of a script that ended with `code` and no traceback."""
     assert done.returncode == code, f"{done.stdout}\n{done.stderr}"
     lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert len(lines) == 1, done.stderr
@@ -91,6 +91,6 @@ def error_line(done: subprocess.CompletedProcess[str], code: int = 2) -> str:
 
 
 def metrics(folder: Path) -> list[dict[str, str]]:
-    """The rows of the run's metrics.csv."""
+    """Return the rows of the run's metrics.csv."""
     with (folder / "logs" / f"{ARCH}_test" / "metrics.csv").open() as file:
         return list(csv.DictReader(file))

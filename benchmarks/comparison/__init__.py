@@ -1,1 +1,1 @@
-"""What `benchmarks/compare.py` is made of: one program per side, and what drives, reckons and draws."""
+"""Parts of `benchmarks/compare.py`: one program per side, the driver, the calculations and the chart."""

@@ -1,4 +1,4 @@
-"""The benchmarks: each runs both sides and gives a `Result`."""
+"""The benchmarks. Each runs both sides and returns a `Result`."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SECONDS, BYTES, IMAGES = "s", "GB", "images/s"
 
 @dataclass(frozen=True)
 class Settings:
-    """What a run of the comparison was asked for."""
+    """Settings of a comparison."""
 
     reference: Path
     device_target: str
@@ -45,9 +45,13 @@ class Settings:
 
 @dataclass(frozen=True)
 class Result:
-    """What one benchmark gave, in `unit`; `ratio` is to the reference, larger being better unless `smaller_is_better`.
+    """Result of a benchmark.
 
-    `floor` is the least that the machine allows, `values` the median of each side, `samples` all of them.
+    Attributes:
+        values: median of each side, in `unit`.
+        samples: all measurements of each side.
+        ratio: relative to the reference; larger is better unless `smaller_is_better`.
+        floor: least value that the machine allows.
     """
 
     name: str
@@ -63,17 +67,17 @@ class Result:
     notes: dict[str, Any] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
-        """Everything, for the JSON file."""
+        """Return all fields, for the JSON file."""
         return asdict(self)
 
 
 def ours(settings: Settings, task: str, **options: Any) -> Side:
-    """This project's side, in the interpreter that runs this."""
+    """Start this project's side in the current interpreter."""
     return Side(Path(sys.executable), "this_project", task, common(settings) | options)
 
 
 def theirs(settings: Settings, task: str, **options: Any) -> Side:
-    """The reference's side."""
+    """Start the reference's side."""
     return Side(settings.reference, "reference", task, common(settings) | options)
 
 
@@ -82,7 +86,7 @@ def common(settings: Settings) -> dict[str, Any]:
 
 
 def measure_machine(settings: Settings) -> tuple[Machine, dict[str, Any]]:
-    """The rates that floors are reckoned with: the better of both libraries' products, and the reference's copy."""
+    """Return the rates for the floors: the faster library's matrix product, and the reference's copy."""
     with ours(settings, "machine") as our_side:
         facts = {OURS: our_side.facts}
     with theirs(settings, "machine") as their_side:
@@ -124,7 +128,7 @@ def step(settings: Settings, machine: Machine) -> Result:
 
 
 def memory(settings: Settings, machine: Machine) -> Result:
-    """The peak of a process of each side's own that takes a few steps, one process after the other."""
+    """Measure the peak memory of a training process of each side, one after the other."""
     samples: dict[str, list[float]] = {}
     for name, start in ((OURS, ours), (THEIRS, theirs)):
         with start(settings, "step") as side:
@@ -132,7 +136,7 @@ def memory(settings: Settings, machine: Machine) -> Result:
             samples[name] = [side.peak_bytes / 1e9]
     return Result(
         name="memory of a step",
-        work="peak resident memory of a process that trains, from its start: libraries, weights, compilation, steps",
+        work="peak resident memory of a training process, including libraries and compilation",
         unit=BYTES,
         values=medians(samples),
         samples=samples,
@@ -145,7 +149,7 @@ def memory(settings: Settings, machine: Machine) -> Result:
 
 
 def compilation(settings: Settings, machine: Machine) -> Result:
-    """What the first step takes beyond a later one: without a compile cache, and with one that an earlier run left."""
+    """Measure the first step minus a later one: without a compile cache, writing one, and reading one."""
     with tempfile.TemporaryDirectory() as cache:
         seconds = {}
         for name, options in (
@@ -157,11 +161,11 @@ def compilation(settings: Settings, machine: Machine) -> Result:
                 seconds[name] = side.facts["compile_seconds"]
     return Result(
         name="compile training graph",
-        work="first training step less the second; the reference runs eagerly and compiles nothing",
+        work="first training step minus the second; the reference runs eagerly and does not compile",
         unit=SECONDS,
         values=seconds,
         samples={name: [value] for name, value in seconds.items()},
-        target="15 s, and 5 s again",
+        target="15 s, and 5 s from the cache",
     )
 
 
@@ -205,7 +209,7 @@ def pipeline(settings: Settings, task: str, name: str, work: str, target: float)
         target=f"at least {target} times as many",
         target_ratio=target,
         floor=WORKERS / floor,
-        notes={"the floor": f"{1000 * floor:.2f} ms an image for Pillow's decoding and resizing, on {WORKERS} cores"},
+        notes={"floor": f"{1000 * floor:.2f} ms per image for Pillow's decoding and resizing, on {WORKERS} cores"},
     )
 
 
@@ -213,7 +217,7 @@ def help_text(settings: Settings, machine: Machine) -> Result:
     seconds = [time_command([sys.executable, "train.py", "--help"]) for _ in range(settings.rounds)]
     return Result(
         name="train.py --help",
-        work="from the start of the program to its end",
+        work="duration of the process",
         unit=SECONDS,
         values={OURS: float(np.median(seconds))},
         samples={OURS: seconds},

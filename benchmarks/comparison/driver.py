@@ -1,4 +1,4 @@
-"""Starting the sides of a comparison and letting them work in turn."""
+"""Start the sides of a comparison and run them in turn."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from typing import Any
 from benchmarks.comparison.protocol import MARK
 
 ROOT = Path(__file__).resolve().parents[2]
-# Threads go on spinning for a moment after their work is done; the other side waits until they sleep.
+# Worker threads spin for a moment after their work; the other side waits until they sleep.
 SETTLE_SECONDS = 0.5
 
 
 class SideFailed(Exception):
-    """A side ended before its work was done; the text has what it printed last."""
+    """A side ended early; the text contains the last lines that it printed."""
 
 
 class Side:
-    """A process that does one repetition each time it is told to. Use it in a `with` statement."""
+    """Process that runs one repetition per request. Use it in a `with` statement."""
 
     def __init__(
         self, python: Path, module: str, task: str, options: Mapping[str, Any], environment: Mapping[str, str] = {}
@@ -57,7 +57,7 @@ class Side:
             self._process.wait()
 
     def repeat(self) -> float:
-        """Seconds of one repetition."""
+        """Run one repetition and return its seconds."""
         assert self._process.stdin is not None
         time.sleep(SETTLE_SECONDS)
         self._process.stdin.write("go\n")
@@ -77,7 +77,7 @@ class Side:
 
 
 def alternate(sides: Mapping[str, Side], rounds: int, warm_up: int) -> dict[str, list[float]]:
-    """Seconds of every repetition: one of each side in turn, so that what else the machine does meets all alike."""
+    """Return the seconds of every repetition. The sides alternate, so that other load affects all of them equally."""
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for number in range(-warm_up, rounds):
         for name, side in sides.items():
@@ -88,7 +88,7 @@ def alternate(sides: Mapping[str, Side], rounds: int, warm_up: int) -> dict[str,
 
 
 def time_command(command: Sequence[str]) -> float:
-    """Seconds from the start of a program to its end; its output is thrown away."""
+    """Run a program, discard its output and return its seconds."""
     begin = time.perf_counter()
     subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
     return time.perf_counter() - begin

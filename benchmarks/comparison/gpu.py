@@ -1,4 +1,4 @@
-"""The benchmarks on a GPU: images a second, memory, and the share of the card's half-precision peak."""
+"""The benchmarks on a GPU: images per second, memory, and share of the card's half-precision peak."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from benchmarks.comparison.driver import Side, alternate
 from benchmarks.comparison.reckoning import Machine, forward_work, ratio_of, step_work
 
 GPU_BATCH = 64
-REPEATS = 20  # in one timed repetition, so that launching the first does not count
+REPEATS = 20  # per timed repetition, so that the launch of the first is negligible
 LEVELS = ("O0", "O2")
 EAGER, COMPILED = "timm eager", "timm compiled"
-# Dense half-precision operations a second (Nvidia's data sheets), by a part of the card's name.
+# Dense half-precision operations per second (NVIDIA's data sheets), by a part of the card's name.
 PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "A10": 125e12, "L40": 181e12, "V100": 125e12, "T4": 65e12}
 
 
 def gpu_missing(settings: Settings) -> str | None:
-    """Why there is nothing to measure on a GPU, in a line; None where both sides have one."""
+    """Return the reason why no GPU can be measured, or None if both sides find one."""
     probe = "import mindspore, sys; sys.exit(not mindspore.hal.is_available('GPU'))"
     if subprocess.run([sys.executable, "-c", probe], capture_output=True).returncode:
         return "MindSpore finds no GPU on this machine"
@@ -39,7 +39,7 @@ def gpu_step(settings: Settings, machine: Machine) -> list[Result]:
 
 
 def measure(settings: Settings, task: str, level: str, flops: float) -> Result:
-    """One task at one precision: this project, torch eager and torch compiled in turn."""
+    """Run one task at one precision, alternating this project, torch eager and torch compiled."""
     options: dict[str, Any] = {
         "device_target": "GPU",
         "batch_size": GPU_BATCH,

@@ -1,4 +1,4 @@
-"""Photographs to time the pipelines with: JPEG files of 500 x 375 pixels, the size of most of ImageNet's."""
+"""Photos for timing the pipelines: JPEG files of 500 x 375 pixels, the most frequent size in ImageNet."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from PIL import Image, ImageEnhance
 from sklearn.datasets import load_sample_images
 
 WIDTH, HEIGHT = 500, 375
-QUALITY = 90  # the files become about 90 kB, ImageNet's are of 110 on average
+QUALITY = 90  # gives files of about 90 kB; ImageNet's mean is 110 kB
 CLASSES = 8
 
 
 def make_images(folder: Path, count: int) -> None:
-    """`count` files in `CLASSES` folders: different cuts, brightness and mirror images of scikit-learn's two photos.
+    """Create `count` files in `CLASSES` folders: random crops, flips and brightness of scikit-learn's two photos.
 
-    Files that are there already stay.
+    Existing files are kept.
     """
     rng = np.random.default_rng(0)
     photos = [Image.fromarray(photo) for photo in load_sample_images().images]  # 640 x 427

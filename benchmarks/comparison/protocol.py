@@ -1,7 +1,7 @@
-"""How a side of the comparison is told to do one repetition at a time. Standard library only: both sides run it.
+"""Protocol between the driver and a side. Both interpreters run this file, so it uses the standard library only.
 
-A side is a process that stays alive. It prints a line when it is ready, does one repetition for each line that it
-reads, and prints what it measured. Between two lines it waits for input and computes nothing.
+A side prints one line when it is ready. For each line of standard input it runs one repetition and prints the
+measurements. Otherwise it waits and computes nothing.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-MARK = "@compare "  # before the lines that are meant for the driver: libraries print as well
+MARK = "@compare "  # prefix of the lines for the driver, because libraries print other lines
 
 
 def serve(facts: Mapping[str, Any], repetition: Callable[[], Any]) -> None:
-    """Do a timed `repetition` per line of standard input; `facts` go with the first answer, peak memory with all."""
+    """Print `facts`, then run and time one `repetition` per line of standard input."""
     answer(facts)
     for _ in sys.stdin:
         begin = time.perf_counter()
@@ -26,10 +26,10 @@ def serve(facts: Mapping[str, Any], repetition: Callable[[], Any]) -> None:
 
 
 def answer(values: Mapping[str, Any]) -> None:
-    """One line for the driver."""
+    """Print one line for the driver: `values` and the peak memory."""
     print(MARK + json.dumps({**values, "peak_bytes": peak_bytes()}), flush=True)
 
 
 def peak_bytes() -> int:
-    """The most memory that this process has had, without that of other processes."""
+    """Return the peak resident memory of this process."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB

@@ -1,4 +1,4 @@
-"""The arithmetic of a comparison: ratios with their spread, the operations and bytes of BEiT, and the floor."""
+"""Calculations of a comparison: ratios with quartiles, operations and bytes of BEiT, and floors."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ FLOAT = 4  # bytes
 
 
 class Ratio(NamedTuple):
-    """How many times as fast as the reference: the median over the rounds and the quartiles around it."""
+    """Speed relative to the reference: median and quartiles over the rounds."""
 
     median: float
     low: float
@@ -20,33 +20,33 @@ class Ratio(NamedTuple):
 
 
 def ratio_of(seconds: Sequence[float], reference: Sequence[float]) -> Ratio:
-    """How many times as fast as the reference, round by round: a slow moment of the machine is in both."""
+    """Return the speed relative to the reference, computed by round so that other load cancels out."""
     quotients = np.array(reference) / np.array(seconds)
     middle, low, high = (float(np.quantile(quotients, share)) for share in (0.5, 0.25, 0.75))
     return Ratio(middle, low, high)
 
 
 class Machine(NamedTuple):
-    """What the processor was measured to do: multiply-adds of a large matrix product and bytes of a copy, a second."""
+    """Measured rates per second: floating-point operations of a large matrix product, bytes of a copy."""
 
     flops: float
     bytes_per_second: float
 
 
 class Work(NamedTuple):
-    """What a computation cannot do without: floating-point operations of its products, bytes read and written once."""
+    """Least work of a computation: operations of its matrix products, bytes read or written once."""
 
     flops: float
     bytes: float
 
     def floor(self, machine: Machine) -> float:
-        """Seconds: the products at full rate; what has to be moved is moved meanwhile, unless it takes longer."""
+        """Return the least seconds, if products and memory traffic overlap completely."""
         return max(self.flops / machine.flops, self.bytes / machine.bytes_per_second)
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """Of a BEiT: those of the variant's table."""
+    """Sizes of a BEiT variant."""
 
     embed_dim: int
     depth: int
@@ -58,18 +58,18 @@ class Sizes:
 
     @property
     def tokens(self) -> int:
-        """The class token and the patches."""
+        """Number of tokens: class token and patches."""
         return (self.image_size // self.patch_size) ** 2 + 1
 
     @property
     def parameters(self) -> int:
-        """Of the matrices; vectors and tables are three thousandths of them."""
+        """Number of weights in the matrices; vectors and tables add 0.3 %."""
         block = (4 + 2 * self.mlp_ratio) * self.embed_dim**2
         return self.depth * block + (3 * self.patch_size**2 + self.num_classes) * self.embed_dim
 
 
 def forward_work(sizes: Sizes, batch: int) -> Work:
-    """Of logits for `batch` images: every product, every weight read once, every block's stream read and written."""
+    """Return the work of the logits: all products; each weight read once; each block's tokens read and written."""
     n, d = sizes.tokens, sizes.embed_dim
     rows = batch * n
     block = 2 * rows * (4 + 2 * sizes.mlp_ratio) * d * d + 2 * 2 * batch * n * n * d
@@ -79,9 +79,9 @@ def forward_work(sizes: Sizes, batch: int) -> Work:
 
 
 def step_work(sizes: Sizes, batch: int) -> Work:
-    """Of a training step: each product thrice (no gradient is needed of the pixels), the optimizer's state once.
+    """Return the work of a training step: three times the forward products, without the gradient of the pixels.
 
-    AdamW reads weight, gradient and two moments, and writes three of them; clipping reads the gradient once more.
+    AdamW reads weight, gradient and two moments, and writes three tensors. Clipping reads the gradient once more.
     """
     forward = forward_work(sizes, batch)
     patches = 2 * batch * (sizes.tokens - 1) * 3 * sizes.patch_size**2 * sizes.embed_dim
@@ -90,11 +90,11 @@ def step_work(sizes: Sizes, batch: int) -> Work:
 
 
 def step_memory(sizes: Sizes, batch: int) -> float:
-    """Bytes that a step cannot do without recomputing: weights, gradients, two moments, and what the gradients need.
+    """Return the least bytes of a step without recomputation: weights, gradients, two moments, saved activations.
 
-    Of a block they need, in units of the stream [B, N, D]: the inputs of both norms (2), of qkv and of fc1 (2),
-    q, k, v (3), the heads' output (1), both branches before the layer scale (2), the perceptron's two inner layers
-    (2 x mlp_ratio), and the probabilities [B, heads, N, N].
+    Saved per block, in units of [B, N, D]: inputs of both norms (2), of qkv and fc1 (2), q, k, v (3), output of the
+    heads (1), both branches before layer scale (2), hidden layer of the MLP before and after GELU (2 x mlp_ratio); and
+    the attention probabilities [B, heads, N, N].
     """
     n = sizes.tokens
     stream = batch * n * sizes.embed_dim * FLOAT

@@ -1,4 +1,4 @@
-"""The reference's side, run by an interpreter that has torch and timm: same tasks and options as `this_project`."""
+"""The reference's side, run by an interpreter with torch and timm. Tasks and options as in `this_project`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 with contextlib.suppress(ImportError):
-    import reference_shim  # noqa: F401  (needed where torchvision comes without its compiled half)
+    import reference_shim  # noqa: F401  (needed if torchvision has no compiled operators)
 import timm
 import torch
 from timm.data import FastCollateMixup, create_dataset, create_loader
@@ -32,7 +32,7 @@ def main() -> None:
 
 
 def forward(options: dict[str, Any]) -> None:
-    """Logits of a batch in evaluation mode."""
+    """Run a batch in evaluation mode."""
     device, precision = placed(options)
     model: Any = timm.create_model(ARCH, pretrained=False).eval().to(device)
     model = torch.compile(model) if options.get("compiled") else model
@@ -49,7 +49,7 @@ def forward(options: dict[str, Any]) -> None:
 
 
 def step(options: dict[str, Any]) -> None:
-    """A training step; the loss comes back to the host."""
+    """Run a training step; the loss is copied to the host."""
     device, precision = placed(options)
     model: Any = timm.create_model(ARCH, pretrained=False, drop_path_rate=0.1).train().to(device)
     optimizer = create_optimizer_v2(model, opt="adamw", lr=1e-4, weight_decay=0.05, layer_decay=0.65)
@@ -78,7 +78,7 @@ def step(options: dict[str, Any]) -> None:
 
 
 def train_pipeline(options: dict[str, Any]) -> None:
-    """An epoch of timm's training loader, its own prefetcher and mixup in its collate function, as timm's train.py."""
+    """Run an epoch of timm's training loader with its prefetcher and Mixup in the collate function."""
     batch = options["batch_size"]
     dataset = create_dataset("", root=options["images"], split="train", is_training=True, batch_size=batch)
     mixup = FastCollateMixup(
@@ -105,7 +105,7 @@ def train_pipeline(options: dict[str, Any]) -> None:
 
 
 def eval_pipeline(options: dict[str, Any]) -> None:
-    """A pass of timm's evaluation loader."""
+    """Run a pass of timm's evaluation loader."""
     dataset = create_dataset("", root=options["images"], split="val", batch_size=options["batch_size"])
     loader = create_loader(
         dataset,
@@ -124,7 +124,7 @@ def eval_pipeline(options: dict[str, Any]) -> None:
 
 
 def machine(options: dict[str, Any]) -> None:
-    """What the machine does at best: a product of the perceptron's size, and a copy too large for the caches."""
+    """Measure the peak rates: a matrix product of the MLP's size, and a copy larger than the caches."""
     rows = options["batch_size"] * 197
     left, right = torch.randn(rows, 768), torch.randn(768, 3072)
     source = torch.randn(COPY_BYTES // 4)
@@ -140,7 +140,7 @@ def machine(options: dict[str, Any]) -> None:
 
 
 def placed(options: dict[str, Any]) -> tuple[torch.device, Callable[[], AbstractContextManager]]:
-    """The device, and the precision that is like the project's `amp_level`."""
+    """Return the device, and the autocast context that corresponds to `amp_level`."""
     device = torch.device("cuda" if options.get("device_target") == "GPU" else "cpu")
     half = options.get("amp_level", "O0") != "O0"
 
@@ -153,7 +153,7 @@ def placed(options: dict[str, Any]) -> tuple[torch.device, Callable[[], Abstract
 
 
 def device_facts(device: torch.device) -> dict[str, Any]:
-    """Name and most memory of a device that has memory of its own."""
+    """Return name and peak memory of a GPU; nothing for a CPU."""
     if device.type == "cpu":
         return {}
     return {"device": torch.cuda.get_device_name(), "device_bytes": torch.cuda.max_memory_allocated()}

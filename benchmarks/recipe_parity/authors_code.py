@@ -1,4 +1,4 @@
-"""The authors' own network, schedule and parameter groups, imported from a checkout of microsoft/unilm."""
+"""Network, schedule and parameter groups of the authors, imported from a checkout of microsoft/unilm."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ UNUSED = (
 
 @functools.cache
 def authors_module(unilm: Path, name: str) -> types.ModuleType:
-    """A module of the authors' beit/; what it imports by old names and nobody here calls is a mock."""
+    """Import a module of the authors' beit/. Modules that it imports but this benchmark does not call are mocked."""
     sys.modules["timm.models.layers"] = timm.layers
     sys.modules["timm.models.registry"] = MagicMock(register_model=lambda function: function)
     for unused in UNUSED:
@@ -42,7 +42,7 @@ def authors_module(unilm: Path, name: str) -> types.ModuleType:
 
 
 def authors_network(unilm: Path, recipe: Any) -> nn.Module:
-    """The authors' VisionTransformer of the recipe's sizes and options, initialized by them."""
+    """Return the authors' VisionTransformer with the recipe's sizes and options and the authors' initialization."""
     variant = get_variant(recipe.arch)
     return authors_module(unilm, "modeling_finetune").VisionTransformer(
         img_size=recipe.image_size,
@@ -65,7 +65,7 @@ def authors_network(unilm: Path, recipe: Any) -> nn.Module:
 
 
 def authors_schedule(unilm: Path, recipe: Any, epochs: int, steps_per_epoch: int) -> list[float]:
-    """The learning rate of every step."""
+    """Return the learning rate of every step."""
     with contextlib.redirect_stdout(io.StringIO()):
         schedule = authors_module(unilm, "utils").cosine_scheduler(
             recipe.base_lr, recipe.min_lr, epochs, steps_per_epoch, int(recipe.warmup_length), recipe.warmup_lr
@@ -74,7 +74,7 @@ def authors_schedule(unilm: Path, recipe: Any, epochs: int, steps_per_epoch: int
 
 
 def authors_groups(unilm: Path, model: nn.Module, weight_decay: float, layer_decay: float) -> list[dict]:
-    """Groups with `lr_scale` and `weight_decay`, as run_class_finetuning.py has them made."""
+    """Return groups with `lr_scale` and `weight_decay`, as in run_class_finetuning.py."""
     factory = authors_module(unilm, "optim_factory")
     layers = model.get_num_layers()
     scales = [layer_decay ** (layers + 1 - layer) for layer in range(layers + 2)]

@@ -1,4 +1,4 @@
-"""Final values of both sides over the seeds, and whether their means differ by less than the seeds do."""
+"""Compare the final values of both sides: do the means differ by less than the seeds?"""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 OURS, THEIRS = "MindSpore", "PyTorch"
 
-# (side, seed) -> a row per epoch
+# (side, seed) -> one row per epoch
 Curves = dict[tuple[str, int], list[dict[str, float]]]
 
 METRICS = {
@@ -24,7 +24,7 @@ FIELDS = ("epoch", "learning_rate", "train_loss", "loss", "top1", "ema_loss", "e
 
 @dataclass(frozen=True)
 class Comparison:
-    """One metric after the last epoch: a value per seed on each side."""
+    """A metric after the last epoch: one value per seed and side."""
 
     metric: str
     ours: tuple[float, ...]
@@ -32,27 +32,27 @@ class Comparison:
 
     @property
     def difference(self) -> float:
-        """How far the means are apart."""
+        """Difference of the means."""
         return abs(statistics.fmean(self.ours) - statistics.fmean(self.theirs))
 
     @property
     def seeds(self) -> float:
-        """How far the seeds of one side are apart, largest minus smallest, in the mean of the two sides."""
+        """Spread over the seeds (largest minus smallest), averaged over the two sides."""
         return (spread(self.ours) + spread(self.theirs)) / 2
 
     @property
     def equal(self) -> bool:
-        """Whether the means differ by less than the seeds do."""
+        """Whether the means differ by less than the seeds."""
         return self.difference < self.seeds
 
 
 def spread(values: Sequence[float]) -> float:
-    """Largest minus smallest."""
+    """Return largest minus smallest value."""
     return max(values) - min(values)
 
 
 def compare(curves: Curves) -> list[Comparison]:
-    """One comparison per metric, of the last row of every curve."""
+    """Compare each metric in the last row of every curve."""
     seeds = sorted({seed for _, seed in curves})
     return [
         Comparison(metric, *(tuple(curves[side, seed][-1][metric] for seed in seeds) for side in (OURS, THEIRS)))
@@ -61,7 +61,7 @@ def compare(curves: Curves) -> list[Comparison]:
 
 
 def table(comparisons: Sequence[Comparison]) -> str:
-    """The comparisons as Markdown."""
+    """Return the comparisons as Markdown."""
     lines = [
         "| after the last epoch | side | each seed | mean | largest - smallest |",
         "| --- | --- | --- | --- | --- |",
@@ -79,7 +79,7 @@ def table(comparisons: Sequence[Comparison]) -> str:
 
 
 def write_curves(path: Path, curves: Curves) -> None:
-    """All curves as one CSV file."""
+    """Write all curves to one CSV file."""
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(("side", "seed", *FIELDS))

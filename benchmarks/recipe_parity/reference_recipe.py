@@ -1,6 +1,6 @@
-"""The authors' schedule and parameter groups, written anew for PyTorch from unilm's beit/utils.py and optim_factory.py.
+"""The authors' schedule and parameter groups for PyTorch, after unilm's beit/utils.py and optim_factory.py.
 
-The other half of the comparison has its own (src/tools): the two share no line.
+The MindSpore side uses src/tools; the two implementations share no code.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from torch import nn
 
 
 def cosine_schedule(base: float, last: float, first: float, warmup_steps: int, steps: int) -> list[float]:
-    """The learning rate of every step: `warmup_steps` from `first` up to `base`, then half a cosine towards `last`."""
+    """Return the learning rate of every step: linear from `first` to `base`, then half a cosine to `last`."""
     rise = [first + (base - first) * step / max(warmup_steps - 1, 1) for step in range(warmup_steps)]
     left = steps - warmup_steps
     return rise + [last + (base - last) * (1 + math.cos(math.pi * step / left)) / 2 for step in range(left)]
 
 
 def layer_of(name: str, depth: int) -> int:
-    """The layer that a parameter counts to: 0 is the input, `depth` + 1 the head."""
+    """Return the layer of a parameter: 0 for the embeddings, `depth` + 1 for the head."""
     if name == "cls_token" or name == "pos_embed" or name.startswith("patch_embed."):
         return 0
     if name.startswith("blocks."):
@@ -27,7 +27,7 @@ def layer_of(name: str, depth: int) -> int:
 
 
 def parameter_groups(model: nn.Module, depth: int, weight_decay: float, layer_decay: float) -> list[dict]:
-    """A group per parameter, with its `lr_scale` and its `weight_decay`: none for vectors and the embeddings."""
+    """Return one group per parameter with `lr_scale` and `weight_decay`; vectors and embeddings do not decay."""
     groups = []
     for name, parameter in model.named_parameters():
         decays = parameter.ndim > 1 and name not in ("cls_token", "pos_embed")

@@ -1,11 +1,11 @@
-"""One run of the recipe in PyTorch with timm, as the authors' run_class_finetuning.py trains.
+"""Train the recipe once in PyTorch with timm, as in the authors' run_class_finetuning.py.
 
     REFERENCE_PYTHON benchmarks/recipe_parity/reference_train.py --recipe FILE --data FOLDER --seed N --epochs N
         --output FILE.csv [--unilm FOLDER]
 
-Writes a row per epoch. With `--unilm` the network, the schedule and the parameter groups are the authors' own code
-(beit/ in that checkout), otherwise timm's network and `reference_recipe`. Of this project only the reader of the
-configuration and the sizes of the network are used.
+Writes one row per epoch. With `--unilm`, network, schedule and parameter groups are the authors' code (beit/ in that
+checkout); otherwise timm's network and `reference_recipe`. This file uses only the config reader and the network sizes
+of this project.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 with contextlib.suppress(ImportError):
-    import reference_shim  # noqa: F401  (needed where torchvision comes without its compiled half)
+    import reference_shim  # noqa: F401  (needed if torchvision has no compiled operators)
 import torch
 from timm.data import Mixup, create_transform
 from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
@@ -88,8 +88,8 @@ def main() -> None:
 
 
 def loaders(recipe: Any, folder: Path) -> tuple[DataLoader, DataLoader]:
-    """Training and validation batches, with timm's transforms called as the authors call them."""
-    # the authors' 0.5/0.5 unless ImageNet's are asked for
+    """Return training and validation batches with timm's transforms, called as in the authors' code."""
+    # the authors' default is 0.5 and 0.5
     mean, std = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     if not recipe.imagenet_default_mean_and_std:
         mean, std = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
@@ -117,7 +117,7 @@ def loaders(recipe: Any, folder: Path) -> tuple[DataLoader, DataLoader]:
 
 
 def timm_network(recipe: Any) -> nn.Module:
-    """timm's BEiT of the recipe's sizes and options, initialized by timm."""
+    """Return timm's BEiT with the recipe's sizes and options and timm's initialization."""
     variant = get_variant(recipe.arch)
     return Beit(
         img_size=recipe.image_size,
@@ -138,7 +138,7 @@ def timm_network(recipe: Any) -> nn.Module:
 
 
 def mixing(recipe: Any) -> tuple[Mixup | None, nn.Module]:
-    """Mixup and the loss that goes with its targets; without mixup, label smoothing alone."""
+    """Return Mixup and the loss for its targets; without Mixup, label smoothing alone."""
     if recipe.mixup == 0 and recipe.cutmix == 0:
         return None, LabelSmoothingCrossEntropy(recipe.label_smoothing)
     mixup = Mixup(
@@ -163,7 +163,7 @@ def train_epoch(
     clip_grad_norm: float | None,
     ema: ModelEma,
 ) -> float:
-    """One pass over `batches`, a learning rate for each; gives the mean loss."""
+    """Train on `batches`, with one learning rate per batch; return the mean loss."""
     model.train()
     losses = []
     for (image, target), rate in zip(batches, rates):
@@ -184,7 +184,7 @@ def train_epoch(
 
 @torch.no_grad()
 def evaluate(model: nn.Module, batches: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> tuple[float, float]:
-    """Mean cross-entropy in nats and top-1 in percent."""
+    """Return the mean cross-entropy in nats and top-1 in percent."""
     model.eval()
     images, right, loss = 0, 0, 0.0
     for image, label in batches:

@@ -1,10 +1,10 @@
-"""Is this recipe the authors' recipe? Trains the same BEiT on the same scans in MindSpore and in PyTorch.
+"""Train the same BEiT with the same recipe in MindSpore and in PyTorch, and compare the results.
 
     python benchmarks/recipe_parity/run.py --reference PYTHON [--unilm DIR] [--seeds 0 1 2] [--epochs N] [--output DIR]
 
 PYTHON is an interpreter with torch, torchvision, timm and PyYAML. With `--unilm DIR`, a checkout of microsoft/unilm,
-the network, the schedule and the parameter groups of the other side are the authors' own code. Writes curves.csv,
-curves.png and a log of each run into the output folder. Exit code 1 where the means differ by more than the seeds do.
+the PyTorch side uses the authors' network, schedule and parameter groups. The output folder gets curves.csv, curves.png
+and a log of each run. The exit code is 1 if the means differ by more than the seeds.
 """
 
 from __future__ import annotations
@@ -33,24 +33,24 @@ DATA = ROOT / "data" / "digits"
 
 
 def main() -> int:
-    """Train all runs one after the other, then compare them."""
+    """Train all runs in sequence, then compare them."""
     options = parse_args()
     recipe = read_config(RECIPE)
     epochs = options.epochs or recipe.epochs
     if epochs < recipe.warmup_length:
-        raise UserError(f"--epochs {epochs} is shorter than the recipe's warm-up of {recipe.warmup_length} epochs")
+        raise UserError(f"--epochs {epochs} is shorter than the warm-up; give at least {recipe.warmup_length:g}")
     if len(set(options.seeds)) < 2:
-        raise UserError("--seeds needs two or more: what the seeds differ by is the yardstick")
+        raise UserError(f"--seeds {' '.join(map(str, options.seeds))} has fewer than two seeds; give two or more")
     output = options.output.resolve()
     if output.exists() and any(output.iterdir()):
-        raise UserError(f"--output {options.output} is not empty: name a new folder")
+        raise UserError(f"--output {options.output} is not empty; give a new folder")
     output.mkdir(parents=True, exist_ok=True)
     if not DATA.exists():
         DATA.parent.mkdir(exist_ok=True)
         write_digits(DATA)
 
     curves: Curves = {}
-    for seed in options.seeds:  # the sides take turns, so that a busy hour of the machine is not one side's alone
+    for seed in options.seeds:  # the sides alternate, so that other load affects both
         curves[OURS, seed] = train_here(seed, epochs, f"{recipe.arch}_seed{seed}", output)
         curves[THEIRS, seed] = train_there(options.reference, options.unilm, seed, epochs, output)
     write_curves(output / "curves.csv", curves)
@@ -61,18 +61,18 @@ def main() -> int:
 
 
 def parse_args() -> argparse.Namespace:
-    """The command line."""
+    """Return the command line options."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--reference", type=Path, required=True, help="an interpreter with torch and timm")
-    parser.add_argument("--unilm", type=Path, help="a checkout of microsoft/unilm")
+    parser.add_argument("--reference", type=Path, required=True, help="interpreter with torch and timm")
+    parser.add_argument("--unilm", type=Path, help="checkout of microsoft/unilm")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--epochs", type=int, help="in place of the recipe's")
+    parser.add_argument("--epochs", type=int, help="epochs, instead of the recipe's")
     parser.add_argument("--output", type=Path, default=ROOT / "outputs" / "recipe_parity")
     return parser.parse_args()
 
 
 def train_here(seed: int, epochs: int, run: str, output: Path) -> list[dict[str, float]]:
-    """Train with train.py; a row per epoch."""
+    """Train with train.py and return one row per epoch."""
     folders = ("summary_root_dir", "ckpt_root_dir", "best_ckpt_root_dir", "logs_root_dir")
     command: list[object] = [sys.executable, ROOT / "train.py", "--config_path", RECIPE]
     command += ["--seed", seed, "--epochs", epochs, "--data_url", DATA, "--model_postfix", f"seed{seed}"]
@@ -83,7 +83,7 @@ def train_here(seed: int, epochs: int, run: str, output: Path) -> list[dict[str,
 
 
 def train_there(reference: Path, unilm: Path | None, seed: int, epochs: int, output: Path) -> list[dict[str, float]]:
-    """Train with the reference interpreter; a row per epoch."""
+    """Train with the reference interpreter and return one row per epoch."""
     curve = output / f"pytorch_seed{seed}.csv"
     command: list[object] = [reference, HERE / "reference_train.py", "--recipe", RECIPE, "--data", DATA]
     command += ["--seed", seed, "--epochs", epochs, "--output", curve]
@@ -94,7 +94,7 @@ def train_there(reference: Path, unilm: Path | None, seed: int, epochs: int, out
 
 
 def run_logged(command: list[object], title: str, log: Path) -> None:
-    """Run `command` with one thread per library (the matrices are small), and say how long it took."""
+    """Run `command` with one thread per library, because the matrices are small, and print its duration."""
     print(f"{title} ...", end=" ", flush=True)
     begin = time.perf_counter()
     with log.open("w") as file:
@@ -106,12 +106,12 @@ def run_logged(command: list[object], title: str, log: Path) -> None:
             check=False,
         )
     if process.returncode:
-        raise RunError(f"{title} ended with exit code {process.returncode}: see {log}")
+        raise RunError(f"{title} ended with exit code {process.returncode}; see {log}")
     print(f"{time.perf_counter() - begin:.0f} s", flush=True)
 
 
 def read_curve(path: Path) -> list[dict[str, float]]:
-    """The rows of a run's CSV file."""
+    """Return the rows of a run's CSV file."""
     with path.open(newline="") as file:
         return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
 

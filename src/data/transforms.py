@@ -156,12 +156,13 @@ def resize(
     The width is resized first and the height second, each rounded to 8 bits. This order defines the pixels under every
     Pillow version: the published weights and timm's reference results come from Pillow versions up to 12, which always
     use it. Pillow 13 resizes the height first if it shrinks by more than twice as many pixels as the width, which
-    changes values by up to 3 levels. Two calls of one dimension each fix the order.
+    changes a fifth of the values of a photo, mostly by one level, and values at hard edges by more. Two calls of one
+    dimension each fix the order.
 
     Long, thin images do not fit into memory once resized: 1 x 60000 pixels would take 15 GB. If a resized side exceeds
-    `_LONGEST_SIDE`, only the source pixels below the window are resized. Interpolated values then differ by at most one
-    level from a whole resize (mostly 1 value in 1,000, at most 1 in 60), because Pillow stores a fractional box in
-    single precision.
+    `_LONGEST_SIDE`, only the source pixels below the window are resized. Some interpolated values then differ by one
+    level from a whole resize (in the tests mostly 1 in 1,000, at most 1 in 60), and "nearest" may take the neighboring
+    pixel, because Pillow stores a fractional box in single precision.
     """
     width, height = size
     left, upper, right, lower = window or (0, 0, width, height)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
@@ -22,7 +23,7 @@ def write_atomically(
     Raises `UserError` where the system refuses to write, or where `check` refuses what was written.
     """
     path = Path(os.path.realpath(path))
-    temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY_SUFFIX}")
+    temporary = _temporary(path)
     try:
         try:
             with open(temporary, "wb") as file:
@@ -40,6 +41,27 @@ def write_atomically(
         raise UserError(
             f"{path} cannot be written ({error.strerror or error}): choose another folder or free some space"
         ) from error
+
+
+def link_atomically(source: Path, path: Path) -> None:
+    """Make `path` a second name of the file `source`, or a copy of it on a disk without hard links.
+
+    An older file of that name is replaced at once. Raises `UserError` if the system refuses.
+    """
+    temporary = _temporary(path)
+    try:
+        os.link(source, temporary)
+    except OSError:
+        with open(source, "rb") as file:
+            write_atomically(path, lambda copy: shutil.copyfileobj(file, copy))
+        return
+    os.replace(temporary, path)
+    temporary.unlink(missing_ok=True)  # os.replace leaves it if `path` was the same file already
+    _sync_folder(path.parent)
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY_SUFFIX}")
 
 
 def _check(path: Path, temporary: Path, check: Callable[[Path], None]) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from mindspore import Tensor
 
 from src.data.imagenet import EvalLoader
-from src.trainer.evaluate import EvalResult, evaluate
+from src.evaluation.classification import EvalResult, evaluate
 
 
 class ClassScores(NamedTuple):

@@ -14,13 +14,13 @@ from mindspore import nn
 from src.config import Config, as_yaml
 from src.data.imagenet import EvalLoader, ImageFolder
 from src.errors import UserError
+from src.evaluation.classification import EvalResult
 from src.files.atomic_file import write_atomically
 from src.files.png_file import save_png
 from src.pictures.charts import confusion_chart
 from src.pictures.tiles import COLUMNS, ROWS, file_tile, tile_sheet
 from src.report.outcomes import ClassScores, Outcomes, evaluate_with_outcomes
 from src.report.provenance import versions
-from src.trainer.evaluate import EvalResult
 
 LISTED = 10  # classes and confusions in report.md
 

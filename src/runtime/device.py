@@ -1,4 +1,4 @@
-"""Choosing the device and the mode of execution."""
+"""Selection of the device and of graph or pynative mode."""
 
 from __future__ import annotations
 
@@ -9,23 +9,20 @@ from src.runtime.gpu_libraries import require_gpu
 
 
 def start_device(target: str, device_id: int, *, pynative: bool) -> None:
-    """Make `target` (CPU, GPU or Ascend) the device of this process and choose graph or pynative mode.
-
-    Raises `UserError` where MindSpore finds no such device.
-    """
+    """Select `target` (CPU, GPU or Ascend), device `device_id` and the mode; `UserError` if it is not available."""
     require_gpu(target)
     if not mindspore.hal.is_available(target):
         raise UserError(
-            f"device_target is {target}, and MindSpore finds none on this machine (no driver, or its libraries are "
-            f"not on LD_LIBRARY_PATH): pass --device_target CPU, or set the device up as the README says"
+            f"device_target is {target} but MindSpore finds none: install its driver and libraries, "
+            f"or pass --device_target CPU"
         )
     try:
         mindspore.set_device(target, device_id)
     except (RuntimeError, ValueError) as error:
-        # where this process has computed already, MindSpore refuses even the device that it is on
+        # After the first computation MindSpore refuses even the device that is already selected.
         if tuple(mindspore.get_current_device()) != (target, device_id):
             reason = str(error).splitlines()[0]
             raise UserError(
-                f"device_id {device_id} of {target} cannot be used ({reason}): give another --device_id"
+                f"device_id is {device_id} but {target} refuses it ({reason}): pass another --device_id"
             ) from None
     mindspore.set_context(mode=mindspore.PYNATIVE_MODE if pynative else mindspore.GRAPH_MODE)

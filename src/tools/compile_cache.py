@@ -1,55 +1,65 @@
-"""Compiled training graphs kept on disk, so that the same run starts in seconds when it starts again."""
+"""Compiled training graphs kept on disk, so that the same run starts in seconds the next time."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
 
 import mindspore
+from mindspore import Tensor
 
 from src.config import MODEL, OPTIMIZER, TRAINING, Config
+from src.trainer.feed import Step
 
-# Where a run begins, and with what weights, is no part of its graph.
+# Options of the start of a run, which its graph does not depend on.
 NOT_IN_THE_GRAPH = frozenset({"resume", "pretrained", "start_epoch", "exclude_epoch_state", "num_parallel_workers"})
 SOURCES = Path(__file__).resolve().parents[1]
-_ENABLE, _PATH = "MS_COMPILER_CACHE_ENABLE", "MS_COMPILER_CACHE_PATH"
 
 
-class CompileCache:
-    """Within its `with` block MindSpore takes compiled graphs from `folder` and leaves new ones there.
+@contextlib.contextmanager
+def compile_cache(folder: Path) -> Iterator[None]:
+    """Within the block, MindSpore reads compiled graphs from `folder` and writes new ones there.
 
-    MindSpore numbers its files by the order of compilation and does not look whether a graph is the one that is asked
-    for: with another drop path rate it takes the old one without a word. So `folder` must be of one training step
-    alone (see `cache_key`), and nothing else may be compiled inside the block.
+    MindSpore numbers its files in the order of compilation and does not check that a graph is the right one: with
+    another drop path rate it silently reuses the stale graph. So `folder` must be for a single training step (see
+    `cache_key`), and nothing else may be compiled within the block.
     """
-
-    def __init__(self, folder: Path) -> None:
-        self._values = {_ENABLE: "1", _PATH: str(folder)}
-        self._before: dict[str, str | None] = {}
-
-    def __enter__(self) -> None:
-        self._before = {name: os.environ.get(name) for name in self._values}
-        os.environ.update(self._values)
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        for name, value in self._before.items():
+    values = {"MS_COMPILER_CACHE_ENABLE": "1", "MS_COMPILER_CACHE_PATH": str(folder)}
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
             if value is None:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
 
 
-def cache_key(config: Config, steps: int, ranks: int) -> str:
-    """A name for the graphs of a run's training step, which changes with all that they may depend on.
+def cached_step(step: Step, config: Config, steps: int, ranks: int) -> Step:
+    """Return `step` with its graphs in the folder of the option `compile_cache`, or as it is without that option."""
+    if config.compile_cache is None:
+        return step
+    folder = Path(config.compile_cache).absolute() / cache_key(config, steps, ranks)
 
-    That is the options of network, optimizer and training, the device, the number of `steps` and `ranks`, the
-    project's own code and MindSpore's version.
+    def cached(*batch: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
+        with compile_cache(folder):
+            return step(*batch)
+
+    return cached
+
+
+def cache_key(config: Config, steps: int, ranks: int) -> str:
+    """Return a name for the graphs of a run's training step that changes with everything they may depend on.
+
+    These are the options of network, optimizer and training, the device, the number of `steps` and `ranks`, the code of
+    this project and the version of MindSpore.
     """
     options = {
         entry.name: getattr(config, entry.name)

@@ -12,17 +12,11 @@ from src.trainer.loop import Callback, RunState
 Charts = Mapping[str, Mapping[str, str]]
 """The columns of metrics.csv in each chart: chart title -> name of the line -> column."""
 
-CHARTS: Charts = {
-    "loss": {"training": "train_loss", "validation": "loss", "validation, EMA": "ema_loss"},
-    "top-1 accuracy, %": {"validation": "top1", "validation, EMA": "ema_top1"},
-    "learning rate": {"learning rate": "learning_rate"},
-}
-
 
 class CurvesPicture(Callback):
     """Draw `charts` over all epochs of the run into the PNG file `path`."""
 
-    def __init__(self, path: Path, charts: Charts = CHARTS) -> None:
+    def __init__(self, path: Path, charts: Charts) -> None:
         self._path, self._charts = path, charts
 
     def on_train_begin(self, state: RunState) -> None:
@@ -38,7 +32,7 @@ class CurvesPicture(Callback):
             save_png(line_charts(charts, "epoch", first=1, last=state.epochs), self._path)
 
 
-def charts_of(history: Sequence[Mapping[str, float]], charts: Charts = CHARTS) -> dict[str, Lines]:
+def charts_of(history: Sequence[Mapping[str, float]], charts: Charts) -> dict[str, Lines]:
     """Return the lines of each chart; columns that no record has and charts without lines are left out."""
     found: dict[str, Lines] = {}
     for title, columns in charts.items():

@@ -1,4 +1,4 @@
-"""Where the lines of a run go: to the terminal of the first rank, and to a file of each."""
+"""Logging: the first rank prints the lines of a run, and every rank writes them into a file."""
 
 from __future__ import annotations
 
@@ -12,25 +12,27 @@ logger = logging.getLogger("beit")
 
 
 class _BesideTheBar(logging.Handler):
-    """Prints to standard output without breaking the progress bar on standard error."""
+    """A handler that prints to standard output without breaking the progress bar on standard error."""
 
     def emit(self, record: logging.LogRecord) -> None:
         text = self.format(record)
         encoding = sys.stdout.encoding or "utf-8"
-        # a path that the terminal's character set lacks must not end the run, nor fill it with logging's own errors
+        # a path that the terminal's encoding cannot represent must neither end the run nor cause logging errors
         tqdm.write(text.encode(encoding, "backslashreplace").decode(encoding), file=sys.stdout)
         sys.stdout.flush()
 
 
 def start_logging(file: Path | None, *, terminal: bool) -> None:
-    """Send the project's lines to the `terminal` as they are, and to `file` (added to) with date and time."""
+    """Print the project's lines if `terminal`, and append them to `file` with date and time."""
     logger.setLevel(logging.INFO)
     logger.propagate = False
     for handler in list(logger.handlers):
         logger.removeHandler(handler)
         handler.close()
     if terminal:
-        logger.addHandler(_BesideTheBar())
+        handler = _BesideTheBar()
+        handler.addFilter(lambda record: record.levelno < logging.ERROR)  # standard error has these
+        logger.addHandler(handler)
     if file is not None:
         to_file = logging.FileHandler(file, encoding="utf-8", errors="backslashreplace")
         to_file.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))

@@ -1,4 +1,4 @@
-"""Optimizers equal to PyTorch's, with a learning-rate scale and a weight decay of its own for every parameter."""
+"""PyTorch's optimizers, with a learning-rate scale and a weight decay for each parameter."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ NO_WEIGHT_DECAY = ("pos_embed", "cls_token")
 
 
 class ParameterGroup(NamedTuple):
-    """How one parameter is updated: its learning rate is `lr_scale` times the schedule's."""
+    """The update of a parameter: its learning rate is `lr_scale` times that of the schedule."""
 
     lr_scale: float
     weight_decay: float
 
 
 def layer_id(name: str, depth: int) -> int:
-    """The layer that the parameter `name` of a BEiT with `depth` blocks counts to: 0 (input) to depth + 1 (head).
+    """Return the layer of the parameter `name` in a BEiT with `depth` blocks: 0 (input) to depth + 1 (head).
 
     unilm beit/optim_factory.py, `get_num_layer_for_vit`.
     """
@@ -45,13 +45,13 @@ def parameter_groups(
     depth: int,
     skip: Sequence[str] = NO_WEIGHT_DECAY,
 ) -> dict[str, ParameterGroup]:
-    """Learning-rate scale and weight decay of every parameter, as unilm beit/optim_factory.py groups them.
+    """Return learning-rate scale and weight decay of every parameter, as in unilm beit/optim_factory.py.
 
     One-dimensional parameters, biases and those named in `skip` do not decay. The scale is
-    layer_decay ** (depth + 1 - layer), so the head learns at the full rate; `layer_decay` 1 scales nothing.
+    layer_decay ** (depth + 1 - layer), so the head learns at the full rate.
     """
     if not 0 < layer_decay <= 1:
-        raise UserError(f"layer_decay {layer_decay:g} must lie above 0 and be at most 1 (1: no layer decay)")
+        raise UserError(f"layer_decay is {layer_decay:g}: set it above 0 and to at most 1 (1: no layer decay)")
     return {
         name: ParameterGroup(
             lr_scale=layer_decay ** (depth + 1 - layer_id(name, depth)),
@@ -70,7 +70,7 @@ def create_optimizer(
     eps: float,
     momentum: float,
 ) -> AdamW | Momentum:
-    """The optimizer called `name`; `beta` and `eps` are adamw's, `momentum` is momentum's. `UserError` if unknown."""
+    """Return the optimizer `name`; `beta` and `eps` are for adamw, `momentum` for momentum. `UserError` if unknown."""
     if name == "adamw":
         return AdamW(parameters, groups, beta=beta, eps=eps)
     if name == "momentum":
@@ -79,15 +79,14 @@ def create_optimizer(
 
 
 class _GroupedOptimizer(nn.Cell):
-    """What the optimizers share: weights in float32, learning rates by group, state under names of its own.
+    """Base of the optimizers: parameters sorted by group, and float32 masters of float16 weights.
 
-    `weights` holds the parameters sorted by group, so that each group is one run of them; gradients come in the same
-    order. Graphs are built by mapping over whole tuples: an unrolled Python loop over the 391 parameters of
-    BEiT-large exceeds the depth that MindSpore's compiler allows.
+    `weights` are in the order of the groups, so that each group is one slice; gradients have the same order. Graphs map
+    over whole tuples, because an unrolled loop over the 391 parameters of BEiT-large exceeds the depth that MindSpore's
+    compiler allows.
 
-    Float16 weights (amp_level O3) have a float32 copy, `optimizer.master.<name>`, that is updated in their place:
-    at the end of a schedule the change of a weight is far below float16's resolution. It is copied here, so the
-    weights must be loaded and cast before the optimizer is made.
+    Float16 weights (amp_level O3) have a float32 copy, `optimizer.master.<name>`, that is updated in their place: late
+    in a schedule the change of a weight is below the resolution of float16. Load the weights before, they are copied.
     """
 
     def __init__(self, parameters: Sequence[Parameter], groups: Mapping[str, ParameterGroup]) -> None:
@@ -115,7 +114,7 @@ class _GroupedOptimizer(nn.Cell):
 class AdamW(_GroupedOptimizer):
     """`torch.optim.AdamW`: Adam with bias correction and decoupled weight decay (Loshchilov and Hutter, 2019).
 
-    MindSpore's fused kernel AdamWeightDecay has no bias correction: it computes
+    MindSpore's fused kernel AdamWeightDecay has no bias correction; it computes
         w -= rate * (m / (sqrt(v) + eps) + decay * w).
     With c1 = 1 - beta1 ** t and c2 = 1 - beta2 ** t, feeding it rate = lr * sqrt(c2) / c1, eps * sqrt(c2) and
     decay * c1 / sqrt(c2) makes it w -= lr * ((m / c1) / (sqrt(v / c2) + eps) + decay * w), which is AdamW.
@@ -133,8 +132,8 @@ class AdamW(_GroupedOptimizer):
         eps: float = 1e-8,
     ) -> None:
         super().__init__(parameters, groups)
-        # The kernel's betas are float32: 1 - float32(0.999) is 1.3e-5 off 0.001. The bias correction of the rounded
-        # betas is the one that cancels it.
+        # The kernel's betas are float32, and 1 - float32(0.999) differs from 0.001 by 1.3e-5 (relative). The bias
+        # correction uses the rounded betas too, which cancels this.
         self.beta1, self.beta2 = float(np.float32(beta[0])), float(np.float32(beta[1]))
         self.log_beta1, self.log_beta2 = math.log(self.beta1), math.log(self.beta2)
         self.eps = eps
@@ -144,14 +143,14 @@ class AdamW(_GroupedOptimizer):
         self.expm1 = ops.Expm1()
 
     def construct(self, gradients: tuple[Tensor, ...], learning_rate: Tensor, applied: Tensor) -> None:
-        """Update the weights in place at the float32 scalar `learning_rate`; float32 `gradients` as `weights` go.
+        """Update the weights in place: float32 `gradients` in the order of `weights`, float32 scalar `learning_rate`.
 
-        Where the bool scalar `applied` is false, weights and state stay as they are, to the bit, provided that the
-        gradients are finite (zeros, say): there is no branch, so nothing waits for the device.
+        If the bool scalar `applied` is false, weights and state do not change by a bit, provided that the gradients are
+        finite. There is no branch, so the host does not wait.
         """
         step = self.step + 1
         t = step.astype(mstype.float32)
-        # 1 - beta ** t, exact to float32 rounding also for the first steps
+        # 1 - beta ** t, exact to float32 rounding even in the first steps
         c1 = -self.expm1(t * self.log_beta1)
         c2_root = ops.sqrt(-self.expm1(t * self.log_beta2))
         rate = ops.where(applied, learning_rate * c2_root / c1, 0.0)
@@ -161,9 +160,9 @@ class AdamW(_GroupedOptimizer):
         decay = c1 / c2_root
         for i in range(len(self.scales)):
             begin, end = self.begins[i], self.ends[i]
-            update = ops.partial(_adamw, rate * self.scales[i], beta1, beta2, eps, decay * self.decays[i])
+            numbers = (rate * self.scales[i], beta1, beta2, eps, decay * self.decays[i])
             self.map(
-                update,
+                ops.partial(_adamw, numbers),
                 self.updated[begin:end],
                 self.exp_avg[begin:end],
                 self.exp_avg_sq[begin:end],
@@ -187,7 +186,7 @@ class Momentum(_GroupedOptimizer):
         self.momentum_buffer = ParameterTuple([_state("momentum_buffer", weight) for weight in self.weights])
 
     def construct(self, gradients: tuple[Tensor, ...], learning_rate: Tensor, applied: Tensor) -> None:
-        """As `AdamW.construct`."""
+        """See `AdamW.construct`."""
         rate = ops.where(applied, learning_rate, 0.0)
         momentum = ops.where(applied, Tensor(self.momentum, mstype.float32), 1.0)
         for i in range(len(self.scales)):
@@ -203,16 +202,9 @@ _momentum_kernel = ops.ApplyMomentum()
 
 
 def _adamw(
-    rate: Tensor,
-    beta1: Tensor,
-    beta2: Tensor,
-    eps: Tensor,
-    decay: Tensor,
-    weight: Parameter,
-    exp_avg: Parameter,
-    exp_avg_sq: Parameter,
-    gradient: Tensor,
+    numbers: tuple[Tensor, ...], weight: Parameter, exp_avg: Parameter, exp_avg_sq: Parameter, gradient: Tensor
 ) -> Tensor:
+    rate, beta1, beta2, eps, decay = numbers
     return _adamw_kernel(weight, exp_avg, exp_avg_sq, rate, beta1, beta2, eps, decay, gradient)
 
 
@@ -227,6 +219,6 @@ def _round_master(half: Parameter, master: Parameter) -> Tensor:
 
 
 def _state(kind: str, parameter: Parameter, value: np.ndarray | None = None) -> Parameter:
-    """A float32 Parameter `optimizer.<kind>.<name>` of the weight's shape: `value`, or zeros."""
+    """Return a float32 Parameter `optimizer.<kind>.<name>` with `value`, or with zeros of the weight's shape."""
     value = np.zeros(parameter.shape) if value is None else value
     return Parameter(Tensor(value, mstype.float32), name=f"optimizer.{kind}.{parameter.name}", requires_grad=False)

@@ -1,4 +1,4 @@
-"""Taking up a run that was stopped: which checkpoint, whether the options fit it, and what it holds beside weights."""
+"""Resuming a run: which checkpoint, whether it fits the options, and the state that checkpoints store for it."""
 
 from __future__ import annotations
 
@@ -9,37 +9,31 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mindspore import nn
+
 from src.config import CALLBACKS, EXPORT, HARDWARE, Config
+from src.data.imagenet import ImageFolder, check_class_names
 from src.errors import UserError
+from src.model.model_info import ModelInfo
+from src.tools.cell import weights_of
+from src.tools.run_folder import run_name
 from src.tools.saving import checkpoint_place, current_checkpoints
-from src.trainer.loop import RunState, StepMeter
-from src.weights.checkpoint import Checkpoint, load_checkpoint
+from src.trainer.accumulation import TrainStep
+from src.trainer.loop import RunState
+from src.weights.checkpoint import OPTIMIZER_PREFIX, Checkpoint, load_checkpoint
 
 logger = logging.getLogger("beit")
 
 AUTO = "auto"
 
-# Options that may be others when a run is taken up, beside those of the groups HARDWARE, CALLBACKS and EXPORT: they say
-# where things are, how the work is divided or what the run started from, and do not change what is computed.
+# Options that may change when a run resumes, beside those of the groups HARDWARE, CALLBACKS and EXPORT. They set paths,
+# the division of the work, or the start of the run, and change no result.
 MAY_DIFFER = frozenset(
-    {
-        "dataset",
-        "data_url",
-        "train_dir",
-        "val_dir",
-        "batch_size",
-        "accumulation_steps",
-        "num_parallel_workers",
-        "pynative_mode",
-        "dataset_sink_mode",
-        "start_epoch",
-        "pretrained",
-        "exclude_epoch_state",
-        "resume",
-        "file_format",
-        "max_nonfinite_steps",
-        "max_bad_images",
-    }
+    (
+        *("dataset", "data_url", "train_dir", "val_dir", "batch_size", "accumulation_steps", "num_parallel_workers"),
+        *("pynative_mode", "dataset_sink_mode", "start_epoch", "pretrained", "exclude_epoch_state", "resume"),
+        *("file_format", "max_nonfinite_steps", "max_bad_images"),
+    )
 )
 
 TRAINING_STATE = frozenset({"epoch", "step", "steps_per_epoch", "meter", "history", "options"})
@@ -47,14 +41,14 @@ TRAINING_STATE = frozenset({"epoch", "step", "steps_per_epoch", "meter", "histor
 
 @dataclass(frozen=True)
 class ResumePoint:
-    """A checkpoint of a run, which holds the state of its training."""
+    """A checkpoint with the state of a training run."""
 
     path: Path
     checkpoint: Checkpoint
 
 
 def run_options(config: Config, images: int, validation_images: int, ranks: int) -> dict[str, Any]:
-    """What makes a run this run and no other, as JSON has it: the options that training depends on, and its images."""
+    """Return, as values of JSON, what identifies a run: the options that change its results, and its images."""
     options = {
         option.name: getattr(config, option.name)
         for option in dataclasses.fields(Config)
@@ -68,11 +62,23 @@ def run_options(config: Config, images: int, validation_images: int, ranks: int)
     }
 
 
-def find_resume_point(resume: str | None, folder: Path, arch: str) -> ResumePoint | None:
-    """The checkpoint that `resume` means: a file, or with `auto` the newest good one of the run's `folder`.
+def find_resumed(config: Config, options: Mapping[str, Any], images: ImageFolder) -> ResumePoint | None:
+    """Return the checkpoint that the option `resume` asks for, or None for a new run.
 
-    None where the run starts afresh: without `resume`, and with `auto` where there is no checkpoint. Raises
-    `UserError` for a damaged file, a file that others of its run follow, and a folder with nothing but damaged ones.
+    Raises `UserError` if its run had other `options` (see `run_options`) or training images of other classes.
+    """
+    point = find_resume_point(config.resume, Path(config.ckpt_root_dir) / run_name(config), config.arch)
+    if point is not None:
+        check_same_run(options, point)
+        check_class_names(point.checkpoint.info.class_names, images, f"the checkpoint {point.path}")
+    return point
+
+
+def find_resume_point(resume: str | None, folder: Path, arch: str) -> ResumePoint | None:
+    """Return the checkpoint of the file `resume`, or for `auto` the newest good one in the run's `folder`.
+
+    Returns None without `resume`, and for `auto` without checkpoints. Raises `UserError` for a damaged file, a file
+    with later ones of its run, and a folder whose checkpoints are all damaged.
     """
     if resume is None:
         return None
@@ -83,16 +89,16 @@ def find_resume_point(resume: str | None, folder: Path, arch: str) -> ResumePoin
         try:
             point = ResumePoint(path, require_state(load_checkpoint(path), path))
         except UserError as error:
-            logger.info("passed over: %s", error)
+            logger.info("skipped: %s", error)
             continue
         logger.info("resuming %s, the newest good checkpoint of %s", path, folder)
         return point
     if found:
         raise UserError(
-            f"none of the {len(found)} checkpoints in {folder} is good (the newest is {found[-1].name}): "
-            f"move them away to start afresh"
+            f"none of the {len(found)} checkpoints in {folder} can be resumed (the newest is {found[-1].name}): "
+            f"move them away to start from the beginning"
         )
-    logger.info("nothing to resume in %s: starting afresh", folder)
+    logger.info("no checkpoint to resume in %s: starting from the beginning", folder)
     return None
 
 
@@ -101,7 +107,7 @@ def _given(path: Path, arch: str) -> ResumePoint:
     later = [other.name for other in current_checkpoints(path.parent, arch) if checkpoint_place(other, arch) > place]
     if place and later:
         raise UserError(
-            f"{path} is followed by {', '.join(later)}, which this run would write again: "
+            f"{path} has later checkpoints of its run beside it, which would be overwritten ({', '.join(later)}): "
             f"move {'it' if len(later) == 1 else 'them'} away, or pass --resume auto"
         )
     point = ResumePoint(path, require_state(load_checkpoint(path), path))
@@ -110,19 +116,19 @@ def _given(path: Path, arch: str) -> ResumePoint:
 
 
 def require_state(checkpoint: Checkpoint, path: Path) -> Checkpoint:
-    """`checkpoint`, of the file `path`; `UserError` where it holds no state of a training run."""
+    """Return `checkpoint`, read from `path`; raises `UserError` if it has no state of a training run."""
     if not checkpoint.optimizer or not TRAINING_STATE.issubset(checkpoint.training or {}):
         raise UserError(
-            f"{path} holds weights without the state of a training run: give one of ckpt_root_dir's files, "
-            f"or take only its weights (pretrained, with exclude_epoch_state True)"
+            f"{path} has weights but no state of a training run: give a file of ckpt_root_dir, or load only its "
+            f"weights (pretrained, with exclude_epoch_state True)"
         )
     return checkpoint
 
 
 def check_same_run(options: Mapping[str, Any], point: ResumePoint) -> None:
-    """Raise `UserError`, naming each option that differs with both values, unless `point` is of a run with `options`.
+    """Raise `UserError`, naming each differing option with both values, unless the run of `point` had these `options`.
 
-    Options that only one of both has are passed over: the other is of another version of this program.
+    Options that only one of the two has are ignored: another version of this program wrote the file.
     """
     stored = (point.checkpoint.training or {}).get("options", {})
     differing = [
@@ -132,13 +138,31 @@ def check_same_run(options: Mapping[str, Any], point: ResumePoint) -> None:
     ]
     if differing:
         raise UserError(
-            f"{point.path} is of a run with other options: {'; '.join(differing)}: give the same to resume it, "
-            f"or start from it with --pretrained {point.path} and another --model_postfix"
+            f"{point.path} is from a run with other options ({'; '.join(differing)}): set the same values to resume "
+            f"it, or start a new run from it with --pretrained {point.path} and another --model_postfix"
         )
 
 
+def run_checkpoint(
+    step: TrainStep,
+    network: nn.Cell,
+    info: ModelInfo,
+    state: RunState,
+    options: Mapping[str, Any],
+) -> Checkpoint:
+    """Return the whole state of a run, from which it resumes; `options` are those of `run_options`."""
+    optimizer = {name: p.asnumpy() for name, p in step.state().items() if name.startswith(OPTIMIZER_PREFIX)}
+    return Checkpoint(
+        weights=weights_of(network),
+        info=info,
+        ema=None if step.ema is None else step.ema.arrays(),
+        optimizer={name.removeprefix(OPTIMIZER_PREFIX): array for name, array in optimizer.items()},
+        training=training_state(state, options),
+    )
+
+
 def training_state(state: RunState, options: Mapping[str, Any]) -> dict[str, Any]:
-    """What a checkpoint holds of a run beside arrays, as JSON: its place, its record and its options."""
+    """Return the part of a run's state that is not arrays, as values of JSON: place, history and options."""
     return {
         "epoch": state.iteration // state.steps_per_epoch,
         "step": state.iteration % state.steps_per_epoch,
@@ -147,10 +171,3 @@ def training_state(state: RunState, options: Mapping[str, Any]) -> dict[str, Any
         "history": state.history,
         "options": dict(options),
     }
-
-
-def restore_record(state: RunState, training: Mapping[str, Any]) -> None:
-    """Give `state` the place and the record of the run that wrote `training`."""
-    state.epoch, state.step = int(training["epoch"]), int(training["step"])
-    state.meter = StepMeter.from_json(training["meter"])
-    state.history = list(training["history"])

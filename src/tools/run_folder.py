@@ -1,70 +1,128 @@
-"""The folders that a run writes into: made, shown to be its own, writable and large enough before training begins."""
+"""The folders of a run: created, locked, and checked for write access and space before training begins."""
 
 from __future__ import annotations
 
 import fcntl
 import shutil
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from mindspore import nn
+
+from src.config import Config
 from src.errors import UserError
 from src.files.atomic_file import TEMPORARY_SUFFIX, write_atomically
+from src.runtime.distributed import Ranks
+from src.trainer.accumulation import TrainStep
 
 CLASS_NAMES_FILE = "class_names.txt"
 LOCK_FILE = ".lock"
 
 
+@dataclass(frozen=True)
+class Folders:
+    """The folders of a run, each of its name inside the configured one; `lock` keeps other runs out until it ends."""
+
+    logs: Path
+    checkpoints: Path
+    best: Path
+    summaries: Path
+    lock: IO[str]
+
+
+def run_name(config: Config) -> str:
+    """Return the name of the run's folders."""
+    return f"{config.arch}_{config.model_postfix}"
+
+
+def make_folders(config: Config, ranks: Ranks, *, resumed: bool) -> Folders | None:
+    """Make and lock the folders of the run before anything slow begins; None on ranks that do not write.
+
+    Raises `UserError` if a folder cannot be written, another run uses it, or it holds an earlier run that this one does
+    not continue.
+    """
+    if not ranks.is_first:
+        return None
+    run = run_name(config)
+    checkpoints = make_run_folder(config.ckpt_root_dir, run)
+    lock = take_folder(checkpoints)
+    folders = Folders(
+        logs=make_run_folder(config.logs_root_dir, run),
+        checkpoints=checkpoints,
+        best=make_run_folder(config.best_ckpt_root_dir, run),
+        summaries=make_run_folder(config.summary_root_dir, run),
+        lock=lock,
+    )
+    for folder in (folders.checkpoints, folders.best, folders.logs):
+        if not resumed and config.start_epoch == 0 and config.exclude_epoch_state:
+            require_no_earlier_run(folder)
+        remove_unfinished_files(folder)
+    return folders
+
+
 def make_run_folder(root: str, run: str) -> Path:
-    """The folder of `run` inside `root`, made where it is missing; `UserError` where it cannot be written."""
+    """Make the folder of `run` inside `root`; raises `UserError` if it cannot be written."""
     folder = Path(root) / run
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / ".writable"
-        probe.write_bytes(b"a full disk makes an empty file, but nothing in it")
+        probe.write_bytes(b"on a full disk an empty file can be made, but not filled")
         probe.unlink()
     except OSError as error:
-        raise UserError(f"{folder}: cannot be written ({error.strerror}): choose another folder") from None
+        raise UserError(f"{folder} cannot be written ({error.strerror}): choose another folder") from None
     return folder
 
 
 def require_no_earlier_run(folder: Path) -> None:
-    """Refuse a folder with another run's checkpoints or metrics: they would be mixed up, and old ones removed."""
+    """Raise `UserError` if `folder` holds checkpoints or metrics of another run, which would be mixed or deleted."""
     metrics = folder / "metrics.csv"
     has_rows = metrics.is_file() and len(metrics.read_text(encoding="utf-8", errors="replace").splitlines()) > 1
     if has_rows or next(folder.glob("*.ckpt"), None) is not None:
         raise UserError(
-            f"{folder} holds {'the metrics' if has_rows else 'checkpoints'} of an earlier run: continue it with "
+            f"{folder} holds the {'metrics' if has_rows else 'checkpoints'} of an earlier run: continue it with "
             f"--resume auto, give this run another --model_postfix, or move that folder away"
         )
 
 
 def take_folder(folder: Path) -> IO[str]:
-    """Keep other runs out of `folder` for as long as the returned file is open and this process lives.
-
-    Also removes the unfinished files of a run that was killed while it wrote. Raises `UserError` where another run
-    works in the folder.
-    """
+    """Lock `folder` against other runs while the returned file is open; raises `UserError` if another run holds it."""
     lock = (folder / LOCK_FILE).open("w")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         lock.close()
         raise UserError(
-            f"another run is writing into {folder}: wait for it to end, or give this one another --model_postfix"
+            f"another run is writing into {folder}: wait for it to end, or give this run another --model_postfix"
         ) from None
     except OSError:
-        pass  # a network disk that knows no locks
-    for path in folder.glob(f".*{TEMPORARY_SUFFIX}"):
-        path.unlink(missing_ok=True)
+        pass  # a network disk without locks
     return lock
 
 
-def require_space(needs: Mapping[Path, int]) -> None:
-    """Refuse to start where a disk has less free space than `needs`, bytes by folder, ask of it.
+def remove_unfinished_files(folder: Path) -> None:
+    """Delete the temporary files of a run that was killed while it wrote."""
+    for path in folder.glob(f".*{TEMPORARY_SUFFIX}"):
+        path.unlink(missing_ok=True)
 
-    Raises `UserError`, naming the folders on that disk and both sizes.
-    """
+
+def check_space(config: Config, folders: Folders | None, network: nn.Cell, step: TrainStep) -> None:
+    """Raise `UserError` if the checkpoints would not fit on the disk. One more than is kept exists for a moment."""
+    if folders is None:
+        return
+    weights = sum(parameter.size * 4 for parameter in network.get_parameters())
+    whole = weights + sum(parameter.nbytes for parameter in step.state().values())
+    kinds = 1 if step.ema is None else 2
+    needs = {
+        folders.checkpoints: (config.ckpt_keep_num + 1) * whole,
+        folders.best: (config.best_ckpt_num + 1) * kinds * weights,
+    }
+    require_space({folder: need - size_of_checkpoints(folder) for folder, need in needs.items()})
+
+
+def require_space(needs: Mapping[Path, int]) -> None:
+    """Raise `UserError` if a disk has less free space than its folders need; `needs` maps folders to bytes."""
     by_disk: dict[int, list[Path]] = {}
     for folder in needs:
         by_disk.setdefault(folder.stat().st_dev, []).append(folder)
@@ -72,18 +130,19 @@ def require_space(needs: Mapping[Path, int]) -> None:
         needed, free = sum(needs[folder] for folder in folders), shutil.disk_usage(folders[0]).free
         if needed > free:
             raise UserError(
-                f"{' and '.join(map(str, folders))} may take {_gigabytes(needed)} of checkpoints and their disk has "
-                f"{_gigabytes(free)} left: free some, choose another disk, or lower ckpt_keep_num or best_ckpt_num"
+                f"{' and '.join(map(str, folders))} need up to {_gigabytes(needed)} for checkpoints, but their disk "
+                f"has {_gigabytes(free)} left: free some, choose another disk, or lower ckpt_keep_num or best_ckpt_num"
             )
 
 
 def size_of_checkpoints(folder: Path) -> int:
-    """Bytes of the checkpoints that are in `folder` already."""
-    return sum(path.stat().st_size for path in folder.glob("*.ckpt"))
+    """Return the bytes of the checkpoints in `folder`; a file with two names counts once."""
+    files = [path.stat() for path in folder.glob("*.ckpt")]
+    return sum({file.st_ino: file.st_size for file in files}.values())
 
 
 def write_class_names(folder: Path, class_names: tuple[str, ...]) -> None:
-    """One name a line, in the order of the logits."""
+    """Write one name per line, in the order of the logits."""
     text = "".join(f"{name}\n" for name in class_names)
     write_atomically(folder / CLASS_NAMES_FILE, lambda file: file.write(text.encode()))
 

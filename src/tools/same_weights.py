@@ -1,46 +1,47 @@
-"""That all ranks of a run have the same weights: before its first step, and after each epoch."""
+"""Checks that all ranks of a run have the same weights: before the first step, and after each epoch."""
 
 from __future__ import annotations
 
+import json
 import logging
 import zlib
-from collections.abc import Callable
+from collections.abc import Mapping
+from typing import Any
 
 from mindspore import nn
 
+from src.data.imagenet import ImageFolder
 from src.errors import RunError
+from src.runtime.distributed import Ranks, first_difference, require_agreement
+from src.tools.cell import weights_checksum
 from src.trainer.loop import Callback, RunState
 
 logger = logging.getLogger("beit")
 
 
-def weights_checksum(network: nn.Cell) -> int:
-    """The CRC-32 of all parameters."""
-    checksum = 0
-    for parameter in network.get_parameters():
-        checksum = zlib.crc32(parameter.asnumpy().tobytes(), checksum)
-    return checksum
+def require_same_start(ranks: Ranks, network: nn.Cell, options: Mapping[str, Any], images: ImageFolder) -> None:
+    """Raise `UserError` unless all ranks, which may run on hosts with their own disks, start from the same state."""
+    checksums = {
+        "options": zlib.crc32(json.dumps(options, sort_keys=True).encode()),
+        "training images": zlib.crc32(repr(images.classes).encode(), zlib.crc32(images.labels.tobytes())),
+        "weights": weights_checksum(network),
+    }
+    require_agreement(ranks, checksums)
 
 
 class SameWeights(Callback):
-    """After each epoch, before anything is saved, all ranks must have the same weights; on every rank.
+    """Check after each epoch, before anything is saved, that all ranks have the same weights. Add it on every rank."""
 
-    Args:
-        ranks: how many there are.
-        checksum: of this rank's weights, 32 bits.
-        differing: the first rank with another checksum than rank 0, None where there is none; all ranks call it.
-    """
-
-    def __init__(self, ranks: int, checksum: Callable[[], int], differing: Callable[[int], int | None]) -> None:
-        self._ranks, self._checksum, self._differing = ranks, checksum, differing
+    def __init__(self, ranks: Ranks, network: nn.Cell) -> None:
+        self._ranks, self._network = ranks, network
 
     def on_epoch_end(self, state: RunState) -> None:
-        """Say that they agree; raises `RunError` where they do not."""
-        checksum = self._checksum()
-        rank = self._differing(checksum)
-        if rank is not None:
+        """Print the common checksum; raises `RunError` if the ranks differ."""
+        checksum = weights_checksum(self._network)
+        difference = first_difference(self._ranks, {"weights": checksum})
+        if difference is not None:
             raise RunError(
-                f"after epoch {state.epoch + 1} rank {rank} has other weights than rank 0, so a device or the network "
-                f"between them is faulty: start again from an earlier checkpoint (--resume auto)"
+                f"after epoch {state.epoch + 1} rank {difference[1]} has other weights than rank 0: a device or the "
+                f"network between them is faulty; start again from an earlier checkpoint (--resume auto)"
             )
-        logger.info("epoch %d/%d weights %08x on all %d ranks", state.epoch + 1, state.epochs, checksum, self._ranks)
+        logger.info(f"{state.epoch_text} weights {checksum:08x} on all {self._ranks.size} ranks")

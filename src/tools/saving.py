@@ -1,60 +1,50 @@
-"""When a run writes checkpoints, under what names, and which ones it keeps."""
+"""The checkpoints that a run writes: when, under which names, and which of them it keeps."""
 
 from __future__ import annotations
 
 import logging
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from src.data.imagenet import TrainBatch
+from src.files.atomic_file import link_atomically
 from src.trainer.loop import Callback, RunState
+from src.trainer.task import Batch, Metric
 from src.weights.checkpoint import Checkpoint, save_checkpoint
 
 logger = logging.getLogger("beit")
 
+BEST_FILE = "best.ckpt"
+
+Snapshot = Callable[[], Checkpoint]
+
 
 def checkpoint_place(path: Path, arch: str) -> tuple[int, ...]:
-    """Epochs begun and steps done in the last of them, from the name of a current checkpoint; () for other files."""
+    """Return the epochs begun and the steps done in the last of them, from the file's name; () for other files."""
     match = re.fullmatch(rf"{re.escape(arch)}-(\d+)_(\d+)\.ckpt", path.name)
     return (int(match[1]), int(match[2])) if match else ()
 
 
 def current_checkpoints(folder: Path, arch: str) -> list[Path]:
-    """The current checkpoints in `folder`, from the first to the last of their run."""
+    """Return the current checkpoints in `folder` in the order of their run."""
     places = {path: checkpoint_place(path, arch) for path in folder.glob("*.ckpt")}
     return sorted(filter(places.get, places), key=places.__getitem__)
 
 
-def best_checkpoint(folder: Path, arch: str) -> Path | None:
-    """The best of the best checkpoints in `folder`, the earliest of equal ones; None where there is none."""
-    best: list[tuple[float, int, str, Path]] = []
-    for path in folder.glob(f"{arch}-*_top1_*.ckpt"):
-        match = re.fullmatch(rf"{re.escape(arch)}-((?:ema-)?best)-(\d+)_top1_([\d.]+)", path.stem)
-        if match:
-            best.append((-float(match[3]), int(match[2]), match[1], path))
-    return min(best)[-1] if best else None
-
-
 class CurrentCheckpoints(Callback):
-    """The run's whole state, written after each epoch and, if asked, every so many steps or seconds.
+    """The whole state of the run, written after each epoch and, if asked for, every few steps or seconds.
 
     Args:
-        folder: where the files go, as ARCH-EPOCH_STEP.ckpt: epochs begun and steps done in the last of them.
-        keep: how many to keep; the oldest goes when one more is written.
-        every_steps, every_seconds: 0 for none between epochs.
-        snapshot: gives the state to write.
+        folder: place of the files ARCH-EPOCH_STEP.ckpt: epochs begun, and steps done in the last of them.
+        keep: number of files to keep; the oldest is deleted after one more is written.
+        every_steps, every_seconds: 0 writes none between epochs.
+        snapshot: returns the state to write.
     """
 
     def __init__(
-        self,
-        folder: Path,
-        arch: str,
-        keep: int,
-        every_steps: int,
-        every_seconds: int,
-        snapshot: Callable[[], Checkpoint],
+        self, folder: Path, arch: str, keep: int, every_steps: int, every_seconds: int, snapshot: Snapshot
     ) -> None:
         self._folder, self._arch, self._keep = folder, arch, keep
         self._every_steps, self._every_seconds = every_steps, every_seconds
@@ -63,31 +53,29 @@ class CurrentCheckpoints(Callback):
         self._last = time.monotonic()
 
     def on_train_begin(self, state: RunState) -> None:
-        """Start the clock, and count what an earlier part of this run has left, so that it is rotated too.
+        """Start the clock, and list the files of an earlier part of this run, so that they are rotated too.
 
-        What lies beyond the place where the run was taken up was damaged, or it would have been taken up there: that
-        goes first.
+        Files beyond the place of a resumed run are damaged, else it would have resumed there: they are deleted first.
         """
         here = (state.epoch + 1, state.step)
         left = current_checkpoints(self._folder, self._arch)
         self._written = sorted(left, key=lambda path: checkpoint_place(path, self._arch) <= here)
         self._last = time.monotonic()
 
-    def on_step_end(self, state: RunState, batch: TrainBatch | None) -> None:
-        """Write between epochs where a number of steps or seconds says so."""
+    def on_step_end(self, state: RunState, batch: Batch | None) -> None:
+        """Write between epochs if the number of steps or seconds is reached."""
         if state.step == state.steps_per_epoch:
-            return  # the end of the epoch writes one, with its evaluation done
+            return  # the end of the epoch writes one, after its evaluation
         by_steps = self._every_steps and state.iteration % self._every_steps == 0
         by_time = self._every_seconds and time.monotonic() - self._last >= self._every_seconds
         if by_steps or by_time:
             self._write(state)
 
     def on_epoch_end(self, state: RunState) -> None:
-        """Write after each epoch."""
         self._write(state)
 
     def on_train_end(self, state: RunState) -> None:
-        """Write where the run was stopped in the middle of an epoch, and say where it stands."""
+        """Write if the run was stopped in the middle of an epoch, and print its place."""
         if not state.stopping:
             return
         if state.step:
@@ -106,52 +94,97 @@ class CurrentCheckpoints(Callback):
         self._last = time.monotonic()
 
 
+@dataclass(frozen=True, order=True)
+class BestFile:
+    """A file of best weights. The smallest is the best: highest value, then first epoch, then raw before averaged."""
+
+    loss: float  # the negated value, for the order
+    epoch: int
+    averaged: bool
+    path: Path = field(compare=False)
+
+
 class BestCheckpoints(Callback):
-    """The `keep` best weights by top-1, as ARCH-[ema-]best-EPOCH_top1_X.ckpt; of equal ones the earlier stays.
+    """The `keep` best weights by a metric, raw and averaged weights apart, and the best of them all as best.ckpt.
 
     Args:
-        ema: whether this is about the moving average's weights instead of the raw ones.
-        snapshot: gives the weights to write.
+        folder: place of the files ARCH-[ema-]best-EPOCH_METRIC_VALUE.ckpt.
+        metric: higher is better.
+        snapshots: return the weights to write, by the prefix of their metric: "" and, with EMA, "ema_".
     """
 
-    def __init__(
-        self, folder: Path, arch: str, keep: int, snapshot: Callable[[], Checkpoint], *, ema: bool = False
-    ) -> None:
-        self._folder, self._keep, self._snapshot, self._ema = folder, keep, snapshot, ema
-        self._prefix = f"{arch}-ema-best-" if ema else f"{arch}-best-"
-        self._best: list[tuple[float, int, Path]] = []  # top-1, minus the epoch, file
+    def __init__(self, folder: Path, arch: str, keep: int, metric: Metric, snapshots: Mapping[str, Snapshot]) -> None:
+        self._folder, self._arch, self._keep, self._metric = folder, arch, keep, metric
+        self._snapshots = snapshots
+        self._files: list[BestFile] = []
 
     def on_train_begin(self, state: RunState) -> None:
-        """Take up the files that an earlier part of this run has left, and the one that a kill kept it from writing."""
-        for path in self._folder.glob(f"{self._prefix}*_top1_*.ckpt"):
-            epoch, _, top1 = path.stem.removeprefix(self._prefix).partition("_top1_")
-            self._best.append((float(top1), -int(epoch), path))
-        missing = -state.epoch not in {epoch for _, epoch, _ in self._best}
-        if state.history and state.step == 0 and missing:
-            self._consider(state)
-        else:
-            self._keep_best(self._best)
+        """List the files of an earlier part of this run, and write those that a kill prevented."""
+        name = rf"{re.escape(self._arch)}-(ema-)?best-(\d+)_{self._metric.name}_(-?[\d.]+)\.ckpt"
+        for path in self._folder.glob("*.ckpt"):
+            if match := re.fullmatch(name, path.name):
+                self._files.append(BestFile(-float(match[3]), int(match[2]), bool(match[1]), path))
+        if state.step == 0:
+            self._consider(state, {(file.epoch, file.averaged) for file in self._files})
+        self._update()
 
     def on_epoch_end(self, state: RunState) -> None:
-        """Write the weights where they are among the best so far, and remove the one that no longer is."""
-        self._consider(state)
+        """Write the weights if they are among the best, and delete the file that no longer is."""
+        self._consider(state, set())
+        self._update()
 
-    def _consider(self, state: RunState) -> None:
-        record = state.history[-1]
-        name = "ema_top1" if self._ema else "top1"
-        if name not in record:
-            return
-        epoch, top1 = int(record["epoch"]), record[name]
-        path = self._folder / f"{self._prefix}{epoch}_top1_{top1:.4f}.ckpt"
-        entry = (round(top1, 4), -epoch, path)
-        # an epoch that is trained again (on another device, say) replaces what it was
-        known = [entry, *(other for other in self._best if other[1] != -epoch)]
-        if entry in sorted(known, reverse=True)[: self._keep]:
-            save_checkpoint(path, self._snapshot())
-        self._keep_best(known)
+    def on_train_end(self, state: RunState) -> None:
+        if self._files:
+            best = min(self._files)
+            text = f"{'EMA ' if best.averaged else ''}{self._metric.text(-best.loss)}, epoch {best.epoch}"
+            logger.info("best weights: %s (%s)", self._folder / BEST_FILE, text)
 
-    def _keep_best(self, known: Sequence[tuple[float, int, Path]]) -> None:
-        best = sorted(known, reverse=True)[: self._keep]
-        for dropped in {*self._best, *known}.difference(best):
-            dropped[2].unlink(missing_ok=True)
-        self._best = best
+    def _consider(self, state: RunState, written: set[tuple[int, bool]]) -> None:
+        """Write the weights of the last epoch if they are among the best and not yet `written`."""
+        for prefix, snapshot in self._snapshots.items():
+            record = state.history[-1] if state.history else {}
+            value, epoch, averaged = record.get(prefix + self._metric.name), int(record.get("epoch", 0)), bool(prefix)
+            if value is None or (epoch, averaged) in written:
+                continue
+            kind = "ema-best" if averaged else "best"
+            path = self._folder / f"{self._arch}-{kind}-{epoch}_{self._metric.name}_{value:.4f}.ckpt"
+            new = BestFile(-round(value, 4), epoch, averaged, path)
+            # an epoch that is trained again, on another device for example, replaces its earlier file
+            old = [file for file in self._files if (file.epoch, file.averaged) == (epoch, averaged)]
+            self._files = [file for file in self._files if file not in old]
+            rivals = [file for file in self._files if file.averaged == averaged]
+            is_best = new in sorted([new, *rivals])[: self._keep]
+            if is_best:
+                save_checkpoint(path, snapshot())
+                self._files.append(new)
+            for file in old:
+                if not is_best or file.path != path:
+                    file.path.unlink(missing_ok=True)
+
+    def _update(self) -> None:
+        """Point best.ckpt to the best file, then delete the files beyond `keep`."""
+        if self._files:
+            link_atomically(min(self._files).path, self._folder / BEST_FILE)
+        for averaged in (False, True):
+            for file in sorted(file for file in self._files if file.averaged == averaged)[self._keep :]:
+                file.path.unlink(missing_ok=True)
+                self._files.remove(file)
+
+
+class LastCheckpoint(Callback):
+    """The weights of the last epoch as best.ckpt, for a task that no metric ranks."""
+
+    def __init__(self, folder: Path, snapshot: Snapshot) -> None:
+        self._path, self._snapshot = folder / BEST_FILE, snapshot
+
+    def on_train_begin(self, state: RunState) -> None:
+        """Write the weights of a run that resumes after an epoch; a kill may have prevented that."""
+        if state.history and state.step == 0:
+            save_checkpoint(self._path, self._snapshot())
+
+    def on_epoch_end(self, state: RunState) -> None:
+        save_checkpoint(self._path, self._snapshot())
+
+    def on_train_end(self, state: RunState) -> None:
+        if state.history:
+            logger.info("best weights: %s (the last, epoch %d)", self._path, int(state.history[-1]["epoch"]))

@@ -1,13 +1,13 @@
-"""MindInsight's summary files, written in this process.
+"""MindInsight summary files, written in this process.
 
-`mindspore.SummaryRecord` hands its events to a process of its own that polls its queue without a pause: idle, it takes
-a whole core, which on a CPU is half of a small machine. The packing and the file writer underneath it are used here
-directly; what they write is the same, to the byte order of the events.
+`mindspore.SummaryRecord` passes its events to a process that polls its queue without a pause and so takes a whole core,
+half of a small machine. This module calls the packing and the file writer below it directly; the files are the same.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,35 +18,30 @@ from mindspore.train.summary import _summary_adapter as adapter
 from mindspore.train.summary.enums import PluginEnum, WriterPluginEnum
 from mindspore.train.summary.writer import SummaryWriter
 
-# The form of name that SummaryRecord gives its files and MindInsight looks for.
+# The file names that MindInsight looks for.
 PREFIX, SUFFIX = "events", "_MS"
 
 
 class SummaryFile:
-    """An event file in `folder`, to which values are added and then written for a step."""
+    """An event file in `folder`."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / adapter.get_event_file_name(PREFIX, SUFFIX, str(int(time.time())))
         self._writer = SummaryWriter(str(self.path))
-        self._values: list[dict[str, Any]] = []
 
-    def add_scalar(self, name: str, value: float) -> None:
-        """A point of the curve `name`."""
-        self._values.append({"_type": "Scalar", "name": name, "data": np.array(value, np.float32)})
-
-    def add_image(self, name: str, images: np.ndarray) -> None:
-        """Pictures [B, 3, H, W] of values 0..255."""
-        self._values.append({"_type": "Image", "name": name, "data": images.astype(np.float32)})
-
-    def write(self, step: int) -> None:
-        """Write what was added as that of `step`, so that a reader sees it at once."""
-        event = adapter.package_summary_event(self._values, step, time.time())
+    def write(self, step: int, scalars: Mapping[str, float], image: np.ndarray | None = None) -> None:
+        """Write and flush a point of each curve, and an image [1, 3, H, W] with values 0..255 as `input`."""
+        values: list[dict[str, Any]] = [
+            {"_type": "Scalar", "name": name, "data": np.array(value, np.float32)} for name, value in scalars.items()
+        ]
+        if image is not None:
+            values.append({"_type": "Image", "name": "input", "data": image.astype(np.float32)})
+        event = adapter.package_summary_event(values, step, time.time())
         self._writer.write(WriterPluginEnum.SUMMARY.value, event.SerializeToString())
         self._writer.flush()
-        self._values.clear()
 
     def write_graph(self, cell: nn.Cell) -> None:
-        """Write the compiled graph of `cell`, which must have run; raises `ValueError` where there is none."""
+        """Write the compiled graph of `cell`, which must have run; raises `ValueError` without a graph."""
         graph = _cell_graph_executor.get_optimize_graph_proto(cell)
         if graph is None:
             raise ValueError("the cell has not been compiled to a graph")
@@ -54,5 +49,5 @@ class SummaryFile:
         self._writer.flush()
 
     def close(self) -> None:
-        """Finish the file; it is read-only from then on, as SummaryRecord leaves it."""
+        """Finish the file and make it read-only, as SummaryRecord does."""
         self._writer.close()

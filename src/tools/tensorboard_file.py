@@ -1,30 +1,25 @@
-"""TensorBoard's event files, written by tensorboardX."""
+"""TensorBoard event files, written by tensorboardX."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from tensorboardX import SummaryWriter
 
-FLUSH_SECONDS = 10  # a point is seen by TensorBoard no later
+FLUSH_SECONDS = 10  # the delay after which TensorBoard sees a point
 
 
 class TensorBoardFile:
-    """An event file in `folder`, to which scalars are added and then written for a step."""
+    """An event file in `folder`."""
 
     def __init__(self, folder: Path) -> None:
         self._writer = SummaryWriter(str(folder), flush_secs=FLUSH_SECONDS)
-        self._values: dict[str, float] = {}
 
-    def add_scalar(self, name: str, value: float) -> None:
-        """A point of the curve `name`."""
-        self._values[name] = value
-
-    def write(self, step: int) -> None:
-        """Write what was added as that of `step`."""
-        for name, value in self._values.items():
+    def write(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Write a point of each curve."""
+        for name, value in scalars.items():
             self._writer.add_scalar(name, value, step)
-        self._values.clear()
 
     def close(self) -> None:
         """Finish the file."""

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
+import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 from mindspore import dtype as mstype
+
+PREFIX = "ema."  # of the averages' names in a checkpoint
 
 
 class WeightEMA(nn.Cell):
     """`ema = decay * ema + (1 - decay) * weight` after every optimizer step: timm's `ModelEma`.
 
-    A step that an overflow skipped counts too, as in timm, where `update` follows the loss scaler in any case: the
-    average then moves towards the weights as they stayed. It starts as a copy of the weights, so load those before.
+    As in timm, a step that was skipped because of an overflow counts too and moves the average towards the unchanged
+    weights. The average starts as a copy of the weights, so load the weights before.
 
     State: `ema.<name>` (float32, the weight's shape), in `averages`.
     """
@@ -23,7 +26,7 @@ class WeightEMA(nn.Cell):
         self.weights = ParameterTuple(weights)
         self.averages = ParameterTuple(
             [
-                Parameter(Tensor(weight.asnumpy(), mstype.float32), name=f"ema.{weight.name}", requires_grad=False)
+                Parameter(Tensor(weight.asnumpy(), mstype.float32), name=PREFIX + weight.name, requires_grad=False)
                 for weight in weights
             ]
         )
@@ -34,11 +37,15 @@ class WeightEMA(nn.Cell):
         """Move every average towards its weight."""
         self.map(ops.partial(_move, self.rate), self.averages, self.weights)
 
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Return the averages under the names of the weights, float32."""
+        return {average.name.removeprefix(PREFIX): average.asnumpy() for average in self.averages}
+
     @contextmanager
     def swapped(self) -> Iterator[None]:
-        """Within the block the network computes with the averages; afterwards it has its own weights again, to the bit.
+        """Within the block the network computes with the averages; afterwards its own weights are back, to the bit.
 
-        Only values move, so that no graph is compiled anew. Neither train nor save a checkpoint inside.
+        Only values move, so nothing is compiled again. Neither train nor save a checkpoint inside the block.
         """
         own = [weight.asnumpy().copy() for weight in self.weights]
         try:
@@ -50,6 +57,15 @@ class WeightEMA(nn.Cell):
                 weight.set_data(Tensor(value))
 
 
+def evaluate_with_average(evaluate: Callable[[], Mapping[str, float]], ema: WeightEMA | None) -> dict[str, float]:
+    """Return the metrics of the weights and, with the prefix `ema_`, those of their average."""
+    metrics = dict(evaluate())
+    if ema is not None:
+        with ema.swapped():
+            metrics |= {f"ema_{name}": value for name, value in evaluate().items()}
+    return metrics
+
+
 def _move(rate: float, average: Parameter, weight: Parameter) -> Tensor:
-    # rounds less than decay * ema + (1 - decay) * weight does, since 1 - decay is small
+    # this form rounds less than decay * ema + (1 - decay) * weight, because 1 - decay is small
     return ops.assign_sub(average, (average - weight.astype(mstype.float32)) * rate)

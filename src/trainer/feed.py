@@ -2,64 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 
 import mindspore
 import numpy as np
 from mindspore import Tensor
 from mindspore.dataset import GeneratorDataset
 
-from src.data.imagenet import TrainBatch, TrainLoader
-from src.trainer.loop import StepOutput
+from src.trainer.loop import EpochSteps, StepOutput
+from src.trainer.task import Loader
 
-# (image, target, key) -> (loss, skipped, loss scale): src/trainer/train_one_step_with_scale_and_clip_global_norm.py
-Step = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
-
-COLUMNS = ("image", "target", "key")
+# Takes the tensors of a micro-batch, and returns the results of the step after its last micro-batch, None before it.
+Step = Callable[..., tuple[Tensor, Tensor, Tensor] | None]
 
 
-def host_steps(
-    step: Step, loader: TrainLoader, accumulation_steps: int
-) -> Callable[[int, int], Generator[StepOutput, None, None]]:
-    """A function of (epoch, first step) that takes the steps of the epoch, handing over each micro-batch in turn."""
+def host_steps(step: Step, loader: Loader) -> EpochSteps:
+    """Return a function that runs the steps of an epoch, with each micro-batch handed over by the host."""
 
     def epoch_steps(epoch: int, start_step: int) -> Generator[StepOutput, None, None]:
-        for number, batch in enumerate(loader.epoch(epoch, start_step), start=1):
-            output = step(Tensor(batch.image), Tensor(batch.target), Tensor(batch.key))
-            if number % accumulation_steps == 0:  # the loss of a step comes with its last micro-batch
-                yield *output, batch
+        for batch in loader.epoch(epoch, start_step):
+            results = step(*(Tensor(array) for array in batch))
+            if results is not None:
+                yield *results, batch
 
     return epoch_steps
 
 
-def sink_steps(
-    step: Step, loader: TrainLoader, accumulation_steps: int, epochs: int
-) -> Callable[[int, int], Generator[StepOutput, None, None]]:
-    """The same through `mindspore.data_sink` (GPU and Ascend): a queue on the device that is filled ahead of time.
+def sink_steps(step: Step, loader: Loader, fields: Sequence[str], epochs: int) -> EpochSteps:
+    """Return the same function for `mindspore.data_sink` (GPU and Ascend): the device fills its queue ahead of time.
 
-    The queue outlives an epoch, so one data set serves the rest of the run, from the first step asked for.
+    The queue outlives an epoch, so one data set of the batch's `fields` serves the rest of the run.
     """
-    sinks: list[Callable[[], tuple[Tensor, Tensor, Tensor]]] = []
+    sinks: list[Callable[[], tuple[Tensor, Tensor, Tensor] | None]] = []
 
     def epoch_steps(epoch: int, start_step: int) -> Generator[StepOutput, None, None]:
         if not sinks:
-            dataset = rest_of_run(loader, accumulation_steps, epoch, start_step, epochs)
+            dataset = rest_of_run(loader, fields, epoch, start_step, epochs)
             sinks.append(mindspore.data_sink(step, dataset))
         for _ in range(start_step, loader.steps_per_epoch):
-            for _ in range(accumulation_steps):
-                output = sinks[0]()
-            yield *output, None
+            results = None
+            while results is None:
+                results = sinks[0]()
+            yield *results, None
 
     return epoch_steps
 
 
-def rest_of_run(
-    loader: TrainLoader, accumulation_steps: int, epoch: int, start_step: int, epochs: int
-) -> GeneratorDataset:
-    """Every micro-batch from (`epoch`, `start_step`) to the end of `epochs`, as one data set."""
+def rest_of_run(loader: Loader, fields: Sequence[str], epoch: int, start_step: int, epochs: int) -> GeneratorDataset:
+    """Return every micro-batch from (`epoch`, `start_step`) to the end of `epochs` as one data set."""
     return GeneratorDataset(
-        _RestOfRun(loader, accumulation_steps, epoch, start_step, epochs),
-        column_names=list(COLUMNS),
+        _RestOfRun(loader, epoch, start_step, epochs),
+        column_names=list(fields),
         num_parallel_workers=1,
         python_multiprocessing=False,
         shuffle=False,
@@ -67,17 +60,16 @@ def rest_of_run(
 
 
 class _RestOfRun:
-    """An iterable with a length, as GeneratorDataset wants it."""
+    """An iterable with a length, as GeneratorDataset requires."""
 
-    def __init__(self, loader: TrainLoader, accumulation_steps: int, epoch: int, start_step: int, epochs: int) -> None:
+    def __init__(self, loader: Loader, epoch: int, start_step: int, epochs: int) -> None:
         self._loader, self._epoch, self._start_step, self._epochs = loader, epoch, start_step, epochs
-        self._length = ((epochs - epoch) * loader.steps_per_epoch - start_step) * accumulation_steps
 
     def __len__(self) -> int:
-        return self._length
+        steps = (self._epochs - self._epoch) * self._loader.steps_per_epoch - self._start_step
+        return steps * self._loader.accumulation_steps
 
-    def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    def __iter__(self) -> Iterator[tuple[np.ndarray, ...]]:
         for epoch in range(self._epoch, self._epochs):
-            batch: TrainBatch
             for batch in self._loader.epoch(epoch, self._start_step if epoch == self._epoch else 0):
-                yield batch.image, batch.target, batch.key
+                yield tuple(batch)

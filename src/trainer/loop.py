@@ -1,4 +1,4 @@
-"""The training loop, and what it tells its callbacks."""
+"""The training loop, its state, and the hooks that it calls."""
 
 from __future__ import annotations
 
@@ -13,118 +13,126 @@ from typing import Any
 import numpy as np
 from mindspore import Tensor
 
-from src.data.imagenet import TrainBatch
 from src.errors import RunError
-from src.trainer.evaluate import EvalResult
+from src.trainer.task import Batch
 
-# The loss of a step, whether it was skipped and the loss scale that it used, all three on the device, with the last
-# micro-batch where the host has seen it.
-StepOutput = tuple[Tensor, Tensor, Tensor, TrainBatch | None]
+# The results of a step on the device - the objective's values [1 + M], whether it was skipped, its loss scale - and
+# the last micro-batch if the host has seen it.
+StepOutput = tuple[Tensor, Tensor, Tensor, Batch | None]
 
-# So many steps are on their way while the host already prepares the next: reading the loss of an older one then waits
-# for nothing, and a device that works asynchronously always has work queued.
+# Runs the steps of an epoch from a step on, one for each item drawn; see src/trainer/feed.py.
+EpochSteps = Callable[[int, int], Generator[StepOutput, None, None]]
+
+# The results of a step are read two steps later: reading never waits, and an asynchronous device always has work.
 STEPS_AHEAD = 2
 
 
 class TrainingDiverged(RunError):
-    """The loss stopped being a number."""
+    """The loss has not been finite for too many steps."""
 
 
 class StepMeter:
-    """Losses and overflows of an epoch's steps, read from the device `STEPS_AHEAD` steps after they were taken.
+    """Losses, metrics and overflows of the steps of an epoch, read from the device `STEPS_AHEAD` steps late.
 
     Attributes:
-        loss_sum: over the steps whose loss is finite, of which there are `finite`, added one by one in their order.
-        steps, skipped: how many steps were read, and how many of these an overflow had skipped.
-        nonfinite: how many steps, up to the last one read and back into earlier epochs, had no finite loss in a row.
-        seconds_before: what the epoch took before the run was resumed in the middle of it.
+        sums: float64 [1 + M], the objective's values summed over the `finite` steps with a finite loss.
+        steps, skipped: number of steps read, and how many of them were skipped because of an overflow.
+        nonfinite: number of steps without a finite loss in a row, up to the last one read, earlier epochs included.
+        last_values: the values of the newest step, on the device.
     """
 
     def __init__(self, nonfinite: int = 0) -> None:
-        self.loss_sum = 0.0
+        self.sums = np.zeros(1)
         self.finite = 0
         self.steps = 0
         self.skipped = 0
         self.nonfinite = nonfinite
-        self.seconds_before = 0.0
-        self.last_loss: Tensor | None = None
+        self.last_values: Tensor | None = None
         self.last_loss_scale = math.nan
         self._pending: deque[tuple[Tensor, Tensor, Tensor]] = deque()
         self._begin = time.perf_counter()
 
     @property
-    def mean_loss(self) -> float:
-        """Over the finite losses; NaN where there is none."""
-        return self.loss_sum / self.finite if self.finite else math.nan
+    def means(self) -> np.ndarray:
+        """Means of the objective's values over the steps with a finite loss; NaN without such a step."""
+        return self.sums / self.finite if self.finite else np.full_like(self.sums, math.nan)
 
     @property
     def seconds(self) -> float:
-        """Since the epoch began."""
-        return self.seconds_before + time.perf_counter() - self._begin
+        """Seconds since the epoch began, those before a resume included."""
+        return time.perf_counter() - self._begin
 
-    def add(self, loss: Tensor, overflow: Tensor, loss_scale: Tensor) -> None:
-        """Take in a step, and read the one before the steps that may be on their way."""
-        self.last_loss = loss
-        self._pending.append((loss, overflow, loss_scale))
+    def add(self, values: Tensor, skipped: Tensor, loss_scale: Tensor) -> None:
+        """Add a step, and read an earlier one that has finished."""
+        self.last_values = values
+        self._pending.append((values, skipped, loss_scale))
         if len(self._pending) > STEPS_AHEAD:
             self._read()
 
     def drain(self) -> None:
-        """Read all steps taken in so far, which waits for the last of them to end."""
+        """Read all steps added so far, which waits for the last one to finish."""
         while self._pending:
             self._read()
 
-    def as_json(self) -> dict[str, float]:
-        """What a resumed run needs to go on counting; drains."""
+    def as_json(self) -> dict[str, Any]:
+        """Return the state that a resumed run continues from; drains."""
         self.drain()
-        return {name: getattr(self, name) for name in METER_FIELDS} | {"seconds": self.seconds}
+        counts = {name: getattr(self, name) for name in METER_COUNTS}
+        loss, *metrics = self.sums.tolist()
+        return {"loss_sum": loss, "metric_sums": metrics, **counts, "seconds": self.seconds}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> StepMeter:
-        """The meter that `as_json` described."""
+        """Invert `as_json`. Earlier versions stored no `metric_sums`."""
         meter = cls()
-        for name in METER_FIELDS:
+        meter.sums = np.array([values["loss_sum"], *values.get("metric_sums", [])])
+        for name in METER_COUNTS:
             setattr(meter, name, values[name])
-        meter.seconds_before = values["seconds"]
+        meter._begin -= values["seconds"]
         return meter
 
     def _read(self) -> None:
-        loss, overflow, loss_scale = self._pending.popleft()
-        value = float(loss.asnumpy())
+        values, skipped, loss_scale = (tensor.asnumpy() for tensor in self._pending.popleft())
         self.steps += 1
-        self.skipped += bool(overflow.asnumpy())
-        self.last_loss_scale = float(loss_scale.asnumpy())
-        if math.isfinite(value):
-            self.loss_sum += value
+        self.skipped += bool(skipped)
+        self.last_loss_scale = float(loss_scale)
+        if math.isfinite(values[0]):
+            self.sums = self.sums + values.astype(np.float64)
             self.finite += 1
             self.nonfinite = 0
         else:
             self.nonfinite += 1
 
 
-METER_FIELDS = ("loss_sum", "finite", "steps", "skipped", "nonfinite")
+METER_COUNTS = ("finite", "steps", "skipped", "nonfinite")
 
 
 @dataclass
 class RunState:
-    """Where a run stands. `epoch` counts from 0; `step` is the number of steps that the epoch has behind it.
+    """The progress of a run. `epoch` counts from 0; `step` is the number of steps completed in this epoch.
 
-    `history` has an entry per finished epoch: the columns of metrics.csv. A run ends where `max_nonfinite_steps` steps
-    in a row have no finite loss. `stop_signal` is what has asked this process to stop, `stopping` whether the run does
-    so after the present step: all its ranks after the same one.
+    Attributes:
+        images_per_step: over all ranks and micro-batches.
+        learning_rates: one per step of the run.
+        step_metrics: names of the objective's values after the loss.
+        max_nonfinite_steps: number of steps without a finite loss in a row that ends the run.
+        metrics: results of the last evaluation by name; those of the averaged weights begin with `ema_`.
+        history: the columns of metrics.csv, one entry per finished epoch.
+        stop_signal: the signal that asked this process to stop.
+        stopping: the run ends after this step, on all ranks.
     """
 
     epochs: int
     steps_per_epoch: int
     images_per_step: int
     learning_rates: np.ndarray
+    step_metrics: tuple[str, ...] = ()
     max_nonfinite_steps: int = 10
     epoch: int = 0
     step: int = 0
     meter: StepMeter = field(default_factory=StepMeter)
+    metrics: dict[str, float] = field(default_factory=dict)
     history: list[dict[str, float]] = field(default_factory=list)
-    result: EvalResult | None = None
-    ema_result: EvalResult | None = None
     stop_signal: int | None = None
     stopping: bool = False
 
@@ -134,45 +142,55 @@ class RunState:
         return self.epoch * self.steps_per_epoch + self.step
 
     @property
+    def epoch_text(self) -> str:
+        """The current epoch in printed lines."""
+        return f"epoch {self.epoch + 1}/{self.epochs}"
+
+    @property
+    def steps_left(self) -> int:
+        """Steps to the end of the run."""
+        return self.epochs * self.steps_per_epoch - self.iteration
+
+    @property
     def learning_rate(self) -> float:
-        """The rate of the last step taken (of the first, before it)."""
+        """Learning rate of the last step; before the first step, that of the first."""
         return float(self.learning_rates[max(self.iteration - 1, 0)])
 
 
 class Callback:
-    """What may happen at the seams of a run; each method does nothing until a subclass says otherwise."""
+    """Hooks called during training; all default to no-ops."""
 
     def on_train_begin(self, state: RunState) -> None:
-        """Before the first step."""
+        """Called before the first step."""
 
     def on_epoch_begin(self, state: RunState) -> None:
-        """Before the first step of an epoch."""
+        """Called before the first step of an epoch."""
 
-    def on_step_end(self, state: RunState, batch: TrainBatch | None) -> None:
-        """After a step; `batch` is its last micro-batch, None where the device fetches its data itself."""
+    def on_step_end(self, state: RunState, batch: Batch | None) -> None:
+        """Called after a step; `batch` is its last micro-batch, None in sink mode."""
 
     def on_epoch_end(self, state: RunState) -> None:
-        """After an epoch and its evaluation: `state.result` is set."""
+        """Called after an epoch and its evaluation; `state.metrics` and `state.history` include them."""
 
     def on_train_end(self, state: RunState) -> None:
-        """After the last step, or after the one at which the run was asked to stop."""
+        """Called after the last step of the run, also if the run was asked to stop."""
 
 
 def train(
-    epoch_steps: Callable[[int, int], Generator[StepOutput, None, None]],
-    validate: Callable[[RunState], None],
+    epoch_steps: EpochSteps,
+    evaluate: Callable[[], Mapping[str, float]],
     callbacks: Sequence[Callback],
     state: RunState,
     stop_vote: Callable[[bool], bool] = lambda asked: asked,
 ) -> None:
-    """Train from where `state` stands to `state.epochs`, or until the run is asked to stop.
+    """Train from the place of `state` to `state.epochs`, or until the run is asked to stop.
 
     Args:
-        epoch_steps: takes the steps of an epoch from a step on, one per item drawn (see src/trainer/feed.py).
-        validate: sets `state.result` (and `state.ema_result`) after an epoch.
-        stop_vote: takes whether this rank was asked to stop and says whether the run stops now, the same on all ranks.
+        epoch_steps: see `EpochSteps`.
+        evaluate: called after each epoch; returns metrics by name.
+        stop_vote: takes whether this rank was asked to stop, and returns whether all ranks stop now.
 
-    Raises `TrainingDiverged` where the loss stops being a number.
+    Raises `TrainingDiverged` if the loss is not finite for `state.max_nonfinite_steps` steps in a row.
     """
     for callback in callbacks:
         callback.on_train_begin(state)
@@ -180,9 +198,9 @@ def train(
         _train_epoch(epoch_steps, callbacks, state, stop_vote)
         if state.step < state.steps_per_epoch:
             break  # asked to stop in the middle
-        seconds = state.meter.seconds
-        validate(state)
-        state.history.append(_epoch_record(state, seconds))
+        record = _epoch_record(state)
+        state.metrics = dict(evaluate())
+        state.history.append(record | state.metrics)
         for callback in callbacks:
             callback.on_epoch_end(state)
         state.epoch, state.step = state.epoch + 1, 0
@@ -192,19 +210,16 @@ def train(
 
 
 def _train_epoch(
-    epoch_steps: Callable[[int, int], Generator[StepOutput, None, None]],
-    callbacks: Sequence[Callback],
-    state: RunState,
-    stop_vote: Callable[[bool], bool],
+    epoch_steps: EpochSteps, callbacks: Sequence[Callback], state: RunState, stop_vote: Callable[[bool], bool]
 ) -> None:
     if state.step == 0:
         state.meter = StepMeter(state.meter.nonfinite)
     for callback in callbacks:
         callback.on_epoch_begin(state)
     with contextlib.closing(epoch_steps(state.epoch, state.step)) as outputs:
-        for loss, overflow, loss_scale, batch in outputs:
+        for values, skipped, loss_scale, batch in outputs:
             state.step += 1
-            state.meter.add(loss, overflow, loss_scale)
+            state.meter.add(values, skipped, loss_scale)
             _check_loss(state)
             for callback in callbacks:
                 callback.on_step_end(state, batch)
@@ -216,28 +231,27 @@ def _train_epoch(
 
 
 def _check_loss(state: RunState) -> None:
-    if state.meter.nonfinite < state.max_nonfinite_steps:
+    meter = state.meter
+    if meter.nonfinite < state.max_nonfinite_steps:
         return
-    last = state.epoch * state.steps_per_epoch + state.meter.steps
+    learning_rate = state.learning_rates[state.epoch * state.steps_per_epoch + meter.steps - 1]
     raise TrainingDiverged(
-        f"the loss was no finite number for {state.meter.nonfinite} steps in a row, up to step {state.meter.steps} of "
-        f"epoch {state.epoch + 1} (loss scale {state.meter.last_loss_scale:g}, learning rate "
-        f"{state.learning_rates[last - 1]:.3e}): lower base_lr, clip gradients (use_clip_grad_norm) or use a longer "
-        f"warm-up, and start again from an earlier checkpoint"
+        f"the loss was not finite for {meter.nonfinite} steps in a row, up to step {meter.steps} of epoch "
+        f"{state.epoch + 1} (loss scale {meter.last_loss_scale:g}, learning rate {learning_rate:.3e}): lower base_lr, "
+        f"turn use_clip_grad_norm on or raise warmup_length, and start again from an earlier checkpoint"
     )
 
 
-def _epoch_record(state: RunState, seconds: float) -> dict[str, float]:
-    """The columns of metrics.csv; those of the moving average are missing without one."""
-    record = {
+def _epoch_record(state: RunState) -> dict[str, float]:
+    """Return the columns of metrics.csv that training itself measures."""
+    loss, *metrics = state.meter.means.tolist()
+    seconds = state.meter.seconds
+    return {
         "epoch": state.epoch + 1,
-        "train_loss": state.meter.mean_loss,
+        "train_loss": loss,
+        **{f"train_{name}": mean for name, mean in zip(state.step_metrics, metrics)},
         "learning_rate": state.learning_rate,
         "skipped_steps": state.meter.skipped,
         "images_per_second": state.meter.steps * state.images_per_step / seconds,
         "seconds": seconds,
     }
-    for prefix, result in (("", state.result), ("ema_", state.ema_result)):
-        if result is not None:
-            record |= {f"{prefix}loss": result.loss, f"{prefix}top1": result.top1, f"{prefix}top5": result.top5}
-    return record

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+import numpy as np
 from mindspore import nn
 
 from src.trainer.ema import WeightEMA
-from src.trainer.train_one_step_with_scale_and_clip_global_norm import TrainOneStepWithScaleAndClipGlobalNorm
+from src.trainer.task import Objective
+from src.trainer.train_one_step_with_scale_and_clip_global_norm import (
+    StepOptions,
+    TrainOneStepWithScaleAndClipGlobalNorm,
+)
 
 
 class TrainOneStepWithEMA(TrainOneStepWithScaleAndClipGlobalNorm):
-    """`TrainOneStepWithScaleAndClipGlobalNorm`, followed by an update of `self.ema`, a `WeightEMA`.
-
-    Takes the same arguments and `ema_decay`.
-    """
+    """`TrainOneStepWithScaleAndClipGlobalNorm` with an average of the optimizer's weights, of decay `ema_decay`."""
 
     def __init__(
-        self, network: nn.Cell, criterion: nn.Cell, optimizer: nn.Cell, *, ema_decay: float, **options: Any
+        self,
+        objective: Objective,
+        optimizer: nn.Cell,
+        learning_rates: np.ndarray,
+        ema_decay: float,
+        options: StepOptions = StepOptions(),  # noqa: B008 (frozen)
     ) -> None:
-        self.ema = WeightEMA(optimizer.weights, ema_decay)
-        super().__init__(network, criterion, optimizer, after_update=self.ema, **options)
+        super().__init__(objective, optimizer, learning_rates, options, WeightEMA(optimizer.weights, ema_decay))

@@ -1,4 +1,4 @@
-"""What both sides of the recipe's golden tests start from: sizes, options, weights and batches from seeded NumPy.
+"""Inputs of the recipe's golden tests: sizes, options, weights and batches from seeded NumPy.
 
 Needs neither MindSpore nor PyTorch, so the files with golden values hold results only.
 """

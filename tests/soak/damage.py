@@ -20,8 +20,9 @@ from pathlib import Path
 import numpy as np
 
 from src.errors import UserError
+from src.tools.cell import restore
 from src.tools.resume import ResumePoint, find_resume_point, training_state
-from src.tools.starting_point import load_weights, restore
+from src.tools.starting_point import load_weights
 from src.trainer.loop import RunState
 from src.vit import VisionTransformer
 from src.weights.checkpoint import Checkpoint, save_checkpoint

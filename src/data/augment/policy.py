@@ -259,13 +259,13 @@ def _values(text: str, fields: list[str], known: Mapping[str, _Field]) -> dict[s
         key = "t" if field.startswith("t") else re.split(r"\d", field, maxsplit=1)[0]
         value = field[len(key) :]
         if key not in known:
-            allowed = ", ".join(f"{name} ({what})" for name, (_, _, what) in known.items())
+            allowed = ", ".join(f"{name} ({expected})" for name, (_, _, expected) in known.items())
             raise UserError(f"auto_augment: unknown field {field!r} in {text!r}; the fields are {allowed}")
-        attribute, read, what = known[key]
+        attribute, read, expected = known[key]
         if attribute in values:
             raise UserError(f"auto_augment: field {key!r} occurs twice in {text!r}; give it once")
         try:
             values[attribute] = read(value)
         except (ValueError, KeyError):
-            raise UserError(f"auto_augment: {key!r} in {text!r} is {value!r}; give {what}") from None
+            raise UserError(f"auto_augment: {key!r} in {text!r} is {value!r}; give {expected}") from None
     return values

@@ -1,0 +1,111 @@
+"""The command line of a script: defaults, then a YAML file, then options given as `--name value`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from src.errors import UserError
+from src.options.config_file import find_config, read_values
+from src.options.declaration import declared
+from src.options.values import KIND_NAMES, NUMBERS, did_you_mean, shown
+
+CONFIG_PATH = "config_path"
+
+
+@dataclass(frozen=True)
+class Script:
+    """A script and its options.
+
+    Args:
+        command: how it is called.
+        text: its purpose, for `--help`.
+        options: dataclass of its options; `__post_init__` may raise `UserError` for values that contradict each other.
+        required: options without which it cannot run, `config_path` among them, each with the value to give.
+        file: dataclass of the YAML files it reads, where that is not `options`. Unless `options` is derived from it,
+            only the options that `options` borrows are taken from a file.
+    """
+
+    command: str
+    text: str
+    options: type
+    required: Mapping[str, str]
+    file: type | None = None
+
+
+def parse(argv: Sequence[str], script: Script, shipped: Path) -> Any:
+    """Return an instance of `script.options` with the values of the command line `argv`, its YAML file and defaults.
+
+    `--config_path` also accepts the name of a file in the folder `shipped`. Raises `UserError` for everything that the
+    options do not accept; `--help` prints and exits as in argparse.
+    """
+    options = declared(script.options)
+    words = vars(_parser(script).parse_args(list(argv)))
+    config_path = words.pop(CONFIG_PATH)
+    values = {} if config_path is None else _values_of_file(find_config(config_path, shipped), script)
+    for name, word in words.items():
+        if word is not None:
+            raw = " ".join(word) if isinstance(word, list) else word
+            values[name] = options[name].parse(raw, f"--{name}")
+    for name, meaning in script.required.items():
+        given = config_path if name == CONFIG_PATH else values.get(name, options[name].default)
+        if given is None:
+            raise UserError(f"--{name} is required; give {meaning}")
+    return script.options(**values)
+
+
+def _values_of_file(path: Path, script: Script) -> dict[str, Any]:
+    values = read_values(path, script.file or script.options)
+    if issubclass(script.options, script.file or script.options):
+        return values
+    shared = {name for name, option in declared(script.options).items() if option.borrowed}
+    return {name: value for name, value in values.items() if name in shared}
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse that raises `UserError` and suggests the closest flag."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; see --help")
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        known, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            word = unknown[0].split("=")[0]
+            if not word.startswith("-"):
+                raise UserError(f"'{word}' is not expected here; give options as --name value (see --help)")
+            flags = [flag for action in self._actions for flag in action.option_strings]
+            raise UserError(f"{word} is not an option{did_you_mean(word, flags) or '; see --help'}")
+        return known
+
+
+def _parser(script: Script) -> _Parser:
+    required = " ".join(f"--{name} {name.upper()}" for name in script.required)
+    parser = _Parser(
+        prog=script.command,
+        usage=f"{script.command} {required} [--OPTION VALUE ...]",
+        description=script.text,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        f"--{CONFIG_PATH}",
+        "--config",
+        metavar="FILE",
+        help="YAML file with the options, or the name of a shipped one; options on the command line override it",
+    )
+    groups: dict[str, Any] = {}
+    for name, option in declared(script.options).items():
+        if option.group not in groups:
+            groups[option.group] = parser.add_argument_group(option.group)
+        notes = "; ".join(filter(None, (option.limits.text(), f"default: {shown(option.default)}")))
+        arguments: dict[str, Any] = {"metavar": KIND_NAMES[option.kind].split()[-1].upper()}
+        if option.kind is bool:
+            arguments = {"metavar": "BOOL", "nargs": "?", "const": "true"}
+        elif option.kind == NUMBERS:
+            arguments = {"metavar": "NUMBER", "nargs": "+"}
+        groups[option.group].add_argument(f"--{name}", help=f"{option.help} ({notes})".replace("%", "%%"), **arguments)
+    return parser

@@ -1,0 +1,97 @@
+"""A training task: the data, network, objective and metrics that the trainer needs. It knows no task by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from mindspore import nn
+
+from src.data.unreadable import UnreadableImages
+from src.model.model_info import ModelInfo
+
+
+class Batch(Protocol):
+    """A NamedTuple of arrays: the inputs of the objective in their order, among them the images [B, 3, S, S]."""
+
+    @property
+    def image(self) -> np.ndarray: ...
+
+    def __iter__(self) -> Iterator[np.ndarray]: ...
+
+
+class Loader(Protocol):
+    """Training data: `accumulation_steps` micro-batches for each of `steps_per_epoch` steps of `global_batch` images.
+
+    `global_batch` counts the images of all ranks and micro-batches.
+    """
+
+    steps_per_epoch: int
+    accumulation_steps: int
+    global_batch: int
+    unreadable: UnreadableImages
+
+    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
+        """Iterate over the micro-batches of an epoch from step `start_step`."""
+
+    def close(self) -> None:
+        """Stop every epoch that was begun and not finished."""
+
+
+class Metric(NamedTuple):
+    """A number that describes the network after an epoch or within a step.
+
+    `name` is its column in metrics.csv, `label` its name in printed lines; `csv_format` and `line_format` are the
+    format specifications of its value in the two places.
+    """
+
+    name: str
+    label: str
+    csv_format: str = ".4f"
+    line_format: str = ".2f"
+
+    def text(self, value: float) -> str:
+        """Return label and value as in printed lines."""
+        return f"{self.label} {value:{self.line_format}}"
+
+
+class Objective(nn.Cell):
+    """A cell that takes the tensors of a batch and returns float32 [1 + M]: the mean loss, and the M `metrics`."""
+
+    metrics: tuple[Metric, ...] = ()
+
+
+def no_evaluation(batches: int | None) -> Mapping[str, float]:
+    """Measure nothing after an epoch."""
+    return {}
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is trained, on what, and how it is measured.
+
+    Attributes:
+        network: its parameters are trained and saved.
+        objective: contains the network.
+        info: stored in the checkpoints.
+        train_loader: yields batches with the fields `batch_fields`.
+        charts: the picture of curves: for each chart its title and its lines, label and column of metrics.csv.
+        evaluate: called after each epoch; evaluates the network with its present weights, over all ranks, and returns
+            the `metrics` by name. Takes the number of batches, None for all.
+        ranked_by: the metric that is highest for the best checkpoint; without one, the last checkpoint is the best.
+        val_images, val_batches: size of the validation set, and number of batches on each rank.
+    """
+
+    network: nn.Cell
+    objective: Objective
+    info: ModelInfo
+    train_loader: Loader
+    batch_fields: tuple[str, ...]
+    charts: Mapping[str, Mapping[str, str]]
+    evaluate: Callable[[int | None], Mapping[str, float]] = no_evaluation
+    metrics: tuple[Metric, ...] = ()
+    ranked_by: Metric | None = None
+    val_images: int = 0
+    val_batches: int = 0
