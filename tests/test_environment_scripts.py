@@ -92,27 +92,28 @@ def test_a_failed_installation_is_not_taken_for_done(tmp_path):
         (
             "x --port 80",
             "MindInsight could not bind to port 80, it was already in use (pid 7)",
-            "port 80 cannot be had: ",
+            ("port 80 ", "--port"),
         ),
         (
             "x",
             "Port 8080 below 1024 is not allowed by current user.",
-            "port 8080 cannot be had: choose another with --po",
+            ("port 8080 ", "--port"),
         ),
-        ("x", "ImportError: libGL.so", "MindInsight did not start: ImportError: libGL.so"),
+        ("x", "ImportError: libGL.so", ("ImportError: libGL.so",)),
         (
             "--stop",
             "No mindinsight service started by current user",
-            "no MindInsight of yours listens on port 8080: give",
+            ("no MindInsight", "port 8080", "--port"),
         ),
     ],
 )
-def test_what_mindinsight_refuses_is_one_line(tmp_path, words, said, expected):
-    """Beside a MindInsight that says `said` and fails: the script is run in a copy of the project's folder."""
+def test_a_failure_of_mindinsight_is_reported_in_one_line(tmp_path, words, said, expected):
+    """Runs the script in a copy of the project's folder with a fake MindInsight that prints `said` and fails."""
     project = fake_mindinsight(tmp_path, f"echo '{said}'; exit 1")
     done = run("bash", project / "run_mindinsight.sh", *words.split(), cwd=tmp_path, check=False)
     assert done.returncode == 2
-    assert done.stderr.startswith(f"error: {expected}")
+    assert done.stderr.startswith("error: ")
+    assert all(part in done.stderr for part in expected)
     assert len(done.stderr.splitlines()) == 1
 
 
@@ -133,7 +134,8 @@ def test_mindinsight_that_was_never_installed_cannot_be_stopped(tmp_path):
     project = fake_mindinsight(tmp_path, "exit 0")
     (tmp_path / ".venv-mindinsight" / "bin" / "mindinsight").unlink()
     done = run("bash", project / "run_mindinsight.sh", "--stop", cwd=tmp_path, check=False)
-    assert done.stderr == "error: MindInsight has not been installed by this script, so there is none to stop\n"
+    assert done.stderr.startswith("error: MindInsight is not installed")
+    assert "SUMMARY_DIR" in done.stderr
 
 
 def fake_mindinsight(folder: Path, text: str) -> Path:
@@ -198,4 +200,6 @@ def test_a_wrapper_without_any_python_says_how_to_get_one(tmp_path):
     )
     assert done.returncode == 2
     message = done.stderr.splitlines()[0]
-    assert message == "error: no Python was found: run scripts/quickstart.sh first, or name one in PYTHON_BIN"
+    assert message.startswith("error: ")
+    assert "scripts/quickstart.sh" in message
+    assert "PYTHON_BIN" in message
