@@ -28,7 +28,7 @@ def test_the_status_shows_loss_rate_speed_time_and_the_last_result():
     state.meter.sums, state.meter.finite = np.array([5.0]), 2
     status = ProgressBar(result=TOP1).status
     # rates fall from 1e-3 to 1e-4 in 8 steps; 8 images in half a second; 5 steps are left
-    assert status(state, 0.5) == "loss 2.5000 lr 7.43e-04 16.0 images/s left 0:00:02"
+    assert status(state, 0.5) == "loss 2.5000 lr 7.429e-04 16.0 images/s left 0:00:02"
     state.history.append({"top1": 62.5})
     assert status(state, 720.0).endswith(" left 1:00:00 top-1 62.50")
 
@@ -42,7 +42,7 @@ def test_the_bar_on_a_terminal_shows_epoch_steps_and_status(monkeypatch):
     assert re.search(r"epoch 2/2 \|.*\| 0/4", terminal.getvalue())
     assert len(shown) == 8
     assert shown[0].startswith("loss nan ")  # the first losses are not read yet
-    assert shown[-1].startswith("loss 2.0000 lr 1.00e-04 ")
+    assert shown[-1].startswith("loss 2.0000 lr 1.000e-04 ")
     assert shown[-1].endswith(" left 0:00:00 top-1 50.00")
 
 

@@ -29,8 +29,6 @@ from mindspore import Tensor, nn, ops
 from src.layers import attention, drop_path_timm, linear, mlp, patch_embed, transformer_block
 from src.layers.block_config import BlockConfig
 from src.layers.layers import Layers
-from src.layers.patch_embed import PatchSizes
-from src.layers.precision import Precision
 
 
 class AddRow(nn.Cell):
@@ -199,16 +197,20 @@ def _times_tail(t: Tensor) -> Tensor:
     return _quotient(t, root * root)
 
 
-class Linear(linear.Linear):
+_add_row, _multiply_row, _softmax = AddRow(), MultiplyRow(), Softmax()
+
+
+class _RowBias:
+    def add_bias(self, y: Tensor, bias: Tensor) -> Tensor:
+        return _add_row(y, bias)
+
+
+class Linear(_RowBias, linear.Linear):
     """`src.layers.linear.Linear` with `AddRow`."""
 
-    def __init__(self, in_features: int, out_features: int, precision: Precision, has_bias: bool = True) -> None:
-        super().__init__(in_features, out_features, precision, has_bias)
-        self.add_row = AddRow()
 
-    def add_bias(self, y: Tensor, bias: Tensor) -> Tensor:
-        """`y` [M, out] + `bias` [out]."""
-        return self.add_row(y, bias)
+class PatchProjection(_RowBias, patch_embed.PatchProjection):
+    """`src.layers.patch_embed.PatchProjection` with `AddRow`."""
 
 
 class Mlp(mlp.Mlp):
@@ -227,32 +229,25 @@ class Attention(attention.Attention):
         super().__init__(config, index, drop_stream)
         self.split = SplitHeads(self.tokens, self.num_heads, self.head_dim)
         self.merge = MergeHeads(self.tokens, self.num_heads, self.head_dim)
-        self.softmax_over_keys = Softmax()
-        self.add_row = AddRow()
 
     def split_heads(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """`qkv` [B, N, 3 * heads * head_dim] -> three tensors [B, heads, N, head_dim]."""
         return self.split(qkv)
 
     def merge_heads(self, heads: Tensor) -> Tensor:
-        """`heads` [B, heads, N, head_dim] -> [B, N, dim]."""
         return self.merge(heads)
 
     def softmax(self, scores: Tensor) -> Tensor:
-        """Softmax over the keys."""
-        return self.softmax_over_keys(scores)
+        return _softmax(scores)
 
     def add_position_bias(self, scores: Tensor, bias: Tensor) -> Tensor:
-        """`scores` [B, heads, N, N] + `bias` [heads, N, N]."""
         rows = ops.reshape(scores, (scores.shape[0], math.prod(bias.shape)))
-        return ops.reshape(self.add_row(rows, ops.reshape(bias, (-1,))), scores.shape)
+        return ops.reshape(_add_row(rows, ops.reshape(bias, (-1,))), scores.shape)
 
 
 class DropPath(drop_path_timm.DropPath):
     """`src.layers.drop_path_timm.DropPath` without a broadcasting kernel."""
 
     def drop(self, x: Tensor, key: Tensor) -> Tensor:
-        """`x` [B, ...] times a factor per sample."""
         return x * ops.broadcast_to(self.factors(x, key), x.shape)
 
 
@@ -263,25 +258,8 @@ class Block(transformer_block.Block):
     perceptron = Mlp
     drop_path = DropPath
 
-    def __init__(self, config: BlockConfig, index: Tensor, drop_path: float, first_stream: int) -> None:
-        super().__init__(config, index, drop_path, first_stream)
-        self.multiply_row = MultiplyRow()
-
     def multiply(self, branch: Tensor, gamma: Tensor) -> Tensor:
-        """`branch` [B, N, dim] * `gamma` [dim]."""
-        return self.multiply_row(branch, gamma)
-
-
-class PatchProjection(patch_embed.PatchProjection):
-    """`src.layers.patch_embed.PatchProjection` with `AddRow`."""
-
-    def __init__(self, sizes: PatchSizes, precision: Precision) -> None:
-        super().__init__(sizes, precision)
-        self.add_row = AddRow()
-
-    def add_bias(self, y: Tensor, bias: Tensor) -> Tensor:
-        """`y` [M, embed_dim] + `bias` [embed_dim]."""
-        return self.add_row(y, bias)
+        return _multiply_row(branch, gamma)
 
 
 class PatchEmbed(patch_embed.PatchEmbed):

@@ -43,22 +43,11 @@ class ProgressLines(Callback):
             return
         meter = state.meter
         meter.drain()
-        steps, finite = meter.steps - self._steps, meter.finite - self._finite
+        steps, finite, skipped = meter.steps - self._steps, meter.finite - self._finite, meter.skipped - self._skipped
         means = (meter.sums - self._sums) / finite if finite else np.full(len(self._metrics), np.nan)
-        skipped = meter.skipped - self._skipped
-        seconds_per_step = (time.perf_counter() - self._since) / steps
-        logger.info(
-            "epoch %d/%d step %d/%d %s lr %.3e %.1f images/s left %s%s",
-            state.epoch + 1,
-            state.epochs,
-            state.step,
-            state.steps_per_epoch,
-            _texts(self._metrics, means),
-            state.learning_rate,
-            state.images_per_step / seconds_per_step,
-            _duration(state.steps_left * seconds_per_step),
-            f" ({skipped} of {steps} steps skipped: overflow)" if skipped else "",
-        )
+        text = progress(state, self._metrics, means, (time.perf_counter() - self._since) / steps)
+        overflows = f" ({skipped} of {steps} steps skipped: overflow)" if skipped else ""
+        logger.info(f"{state.epoch_text} step {state.step}/{state.steps_per_epoch} {text}{overflows}")
         self._mark(state)
 
     def _mark(self, state: RunState) -> None:
@@ -68,11 +57,9 @@ class ProgressLines(Callback):
 
 
 class ProgressBar(Callback):
-    """A bar over the steps of each epoch with `status` behind it; only if standard error is a terminal.
+    """A bar over the steps of each epoch, with `status` behind it; only if standard error is a terminal.
 
-    Args:
-        step_metrics: of the objective, after the loss.
-        result: the metric of the last evaluation to show.
+    `result` is the metric of the last evaluation to show.
     """
 
     FORMAT = "{desc} |{bar}| {n_fmt}/{total_fmt}{postfix}"
@@ -86,7 +73,7 @@ class ProgressBar(Callback):
         self._bar = tqdm(
             total=state.steps_per_epoch,
             initial=state.step,
-            desc=f"epoch {state.epoch + 1}/{state.epochs}",
+            desc=state.epoch_text,
             bar_format=self.FORMAT,
             leave=False,
             dynamic_ncols=True,
@@ -108,16 +95,20 @@ class ProgressBar(Callback):
             self._bar.close()
 
     def status(self, state: RunState, seconds_per_step: float) -> str:
-        """Return means over the epoch's steps read so far, so nothing waits; rate, speed, time left and last result."""
-        words = [
-            _texts(self._metrics, state.meter.means),
-            f"lr {state.learning_rate:.2e}",
-            f"{state.images_per_step / seconds_per_step:.1f} images/s",
-            f"left {_duration(state.steps_left * seconds_per_step)}",
-        ]
-        if self._result is not None and state.history:
-            words.append(self._result.text(state.history[-1][self._result.name]))
-        return " ".join(words)
+        """Return the progress, with means over the epoch's steps read so far, and the last result."""
+        text = progress(state, self._metrics, state.meter.means, seconds_per_step)
+        if self._result is None or not state.history:
+            return text
+        return f"{text} {self._result.text(state.history[-1][self._result.name])}"
+
+
+def progress(state: RunState, metrics: Sequence[Metric], means: np.ndarray, seconds_per_step: float) -> str:
+    """Return means, learning rate, speed and time left as text."""
+    speed, left = (
+        state.images_per_step / seconds_per_step,
+        timedelta(seconds=round(state.steps_left * seconds_per_step)),
+    )
+    return f"{_texts(metrics, means)} lr {state.learning_rate:.3e} {speed:.1f} images/s left {left}"
 
 
 class EvaluationLines(Callback):
@@ -130,14 +121,8 @@ class EvaluationLines(Callback):
         for prefix, kind in (("", ""), (EMA, "EMA ")):
             values = [state.metrics[prefix + m.name] for m in self._metrics if prefix + m.name in state.metrics]
             if values:
-                logger.info(
-                    "epoch %d/%d %sevaluation: %s (%d images)",
-                    state.epoch + 1,
-                    state.epochs,
-                    kind,
-                    _texts(self._metrics, values),
-                    self._images,
-                )
+                text = _texts(self._metrics, values)
+                logger.info(f"{state.epoch_text} {kind}evaluation: {text} ({self._images} images)")
 
 
 class UnreadableLines(Callback):
@@ -155,13 +140,8 @@ class UnreadableLines(Callback):
         """Print the number over all ranks; raises `UserError` if it is too large."""
         count = self._total(self._unreadable.count(state.epoch))
         if count:
-            logger.warning(
-                "epoch %d/%d: %d of %d training images could not be read and were replaced by others",
-                state.epoch + 1,
-                state.epochs,
-                count,
-                self._unreadable.images,
-            )
+            images = f"{count} of {self._unreadable.images} training images"
+            logger.warning(f"{state.epoch_text}: {images} could not be read and were replaced by others")
         self._unreadable.check(count, "all ranks together; their log files name them")
 
 
@@ -272,7 +252,3 @@ def _as_picture(image: np.ndarray) -> np.ndarray:
 
 def _texts(metrics: Sequence[Metric], values: Sequence[float] | np.ndarray) -> str:
     return " ".join(metric.text(value) for metric, value in zip(metrics, values))
-
-
-def _duration(seconds: float) -> timedelta:
-    return timedelta(seconds=round(seconds))

@@ -37,18 +37,10 @@ class Timing:
     later_evaluation: float
 
 
-@dataclass(frozen=True)
-class Memory:
-    """Peak bytes so far: of this process, and of the device if it has memory of its own."""
-
-    host: int
-    device: int | None
-
-
 def dry_run(epoch_steps: EpochSteps, task: Task, state: RunState, device_target: str) -> None:
     """Try out the run and log its expected time and memory. Raises `UserError` if there is no step left to take."""
     timing = try_out(epoch_steps, task, state)
-    for line in forecast(timing, memory_taken(device_target), state, task.val_batches):
+    for line in forecast(timing, peak_memory(device_target), state, task.val_batches):
         logger.info(line)
 
 
@@ -85,14 +77,17 @@ def _timed(work: Callable[[], object]) -> float:
     return time.perf_counter() - begin
 
 
-def memory_taken(device_target: str) -> Memory:
-    """Return the peak memory of this process and of the device."""
+def peak_memory(device_target: str) -> str:
+    """Return the peak memory so far of this process, and of the device if it has memory of its own."""
     host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB
-    return Memory(host, None if device_target == "CPU" else int(mindspore.runtime.max_memory_allocated()))
+    text = f"{host / 1e9:.2g} GB of this machine"
+    if device_target == "CPU":
+        return text
+    return f"{text}, {mindspore.runtime.max_memory_allocated() / 1e9:.2g} GB of the device"
 
 
-def forecast(timing: Timing, memory: Memory, state: RunState, eval_batches: int) -> list[str]:
-    """Return lines with the measured times and memory, and the time of the rest of the run."""
+def forecast(timing: Timing, memory: str, state: RunState, eval_batches: int) -> list[str]:
+    """Return lines with the measured times, the peak `memory`, and the time of the rest of the run."""
     step = max(timing.later_step, timing.prepare_step)
     slower = "image preparation" if timing.prepare_step > timing.later_step else "network"
     epochs, steps = state.epochs - state.epoch, state.steps_left
@@ -100,7 +95,6 @@ def forecast(timing: Timing, memory: Memory, state: RunState, eval_batches: int)
     # the steps of a very small network may vary by more than the compilation takes
     compilation = max(timing.first_step - timing.later_step + timing.first_evaluation - timing.later_evaluation, 0.0)
     total = compilation + steps * step + epochs * evaluation
-    device = "" if memory.device is None else f", {memory.device / 1e9:.2g} GB of the device"
     evaluated = " and an evaluation batch" if eval_batches else ""
     return [
         f"dry run: {min(STEPS, steps)} steps of {state.images_per_step} images{evaluated} succeeded",
@@ -108,7 +102,7 @@ def forecast(timing: Timing, memory: Memory, state: RunState, eval_batches: int)
         f"{state.images_per_step / step:.1f} images/s, bottleneck: {slower}",
         f"  an epoch  {state.steps_per_epoch} steps in {_duration(training)}, evaluation in {_duration(evaluation)}",
         f"  the run   {epochs} epochs in about {_duration(total)}, including {_duration(compilation)} to compile",
-        f"  memory    {memory.host / 1e9:.2g} GB of this machine{device}",
+        f"  memory    {memory}",
     ]
 
 

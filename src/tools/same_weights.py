@@ -44,5 +44,4 @@ class SameWeights(Callback):
                 f"after epoch {state.epoch + 1} rank {difference[1]} has other weights than rank 0: a device or the "
                 f"network between them is faulty; start again from an earlier checkpoint (--resume auto)"
             )
-        count = self._ranks.size
-        logger.info("epoch %d/%d weights %08x on all %d ranks", state.epoch + 1, state.epochs, checksum, count)
+        logger.info(f"{state.epoch_text} weights {checksum:08x} on all {self._ranks.size} ranks")

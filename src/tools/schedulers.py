@@ -61,34 +61,14 @@ def learning_rates(schedule: Schedule, steps_per_epoch: int) -> np.ndarray:
         )
     # a straight line from warmup_lr to base_lr, both included
     warmup = np.linspace(schedule.warmup_lr, base_lr, round(schedule.warmup_length * steps_per_epoch))
-    steps = schedule.epochs * steps_per_epoch - len(warmup)
+    steps = np.arange(schedule.epochs * steps_per_epoch - len(warmup), dtype=np.float64)
     if name == "constant_lr":
-        rates = np.full(steps, base_lr, np.float64)
-    elif name == "cosine_lr":
-        rates = cosine_lr(base_lr, min_lr, steps)
-    elif name == "multistep_lr":
-        rates = multistep_lr(base_lr, min_lr, steps, schedule.lr_adjust * steps_per_epoch, schedule.lr_gamma)
-    else:
-        rates = exp_lr(base_lr, min_lr, steps, steps_per_epoch, schedule.lr_gamma)
+        rates = np.full_like(steps, base_lr)
+    elif name == "cosine_lr":  # half a cosine down to just above min_lr: unilm beit/utils.py, cosine_scheduler
+        rates = min_lr + 0.5 * (base_lr - min_lr) * (1 + np.cos(np.pi * steps / max(len(steps), 1)))
+    elif name == "multistep_lr":  # torch.optim.lr_scheduler.StepLR with a floor
+        stages = steps // (schedule.lr_adjust * steps_per_epoch)
+        rates = np.maximum(base_lr * schedule.lr_gamma**stages, min_lr)
+    else:  # as in MindSpore's model zoo, a smooth curve: each epoch, not each step, multiplies by lr_gamma
+        rates = np.maximum(base_lr * schedule.lr_gamma ** (steps / steps_per_epoch), min_lr)
     return np.concatenate([warmup, rates])
-
-
-def cosine_lr(base_lr: float, min_lr: float, steps: int) -> np.ndarray:
-    """Half a cosine from `base_lr` down to just above `min_lr`, [steps]: unilm beit/utils.py, `cosine_scheduler`."""
-    return min_lr + 0.5 * (base_lr - min_lr) * (1 + np.cos(np.pi * np.arange(steps) / max(steps, 1)))
-
-
-def multistep_lr(base_lr: float, min_lr: float, steps: int, steps_per_stage: int, lr_gamma: float) -> np.ndarray:
-    """`base_lr`, multiplied by `lr_gamma` after every `steps_per_stage` steps, never below `min_lr`, [steps].
-
-    Without the floor, it is `torch.optim.lr_scheduler.StepLR`.
-    """
-    return np.maximum(base_lr * lr_gamma ** (np.arange(steps) // steps_per_stage), min_lr)
-
-
-def exp_lr(base_lr: float, min_lr: float, steps: int, steps_per_epoch: int, lr_gamma: float) -> np.ndarray:
-    """`base_lr` times `lr_gamma` to the power of the epochs done, never below `min_lr`, [steps].
-
-    As in MindSpore's model zoo, the exponent is fractional and the curve smooth.
-    """
-    return np.maximum(base_lr * lr_gamma ** (np.arange(steps) / steps_per_epoch), min_lr)

@@ -142,6 +142,11 @@ class RunState:
         return self.epoch * self.steps_per_epoch + self.step
 
     @property
+    def epoch_text(self) -> str:
+        """The current epoch in printed lines."""
+        return f"epoch {self.epoch + 1}/{self.epochs}"
+
+    @property
     def steps_left(self) -> int:
         """Steps to the end of the run."""
         return self.epochs * self.steps_per_epoch - self.iteration
