@@ -1,7 +1,4 @@
-"""Says whether MindSpore could use a GPU here, or what is missing: `python scripts/check_gpu.py`.
-
-With `--folders` it prints what scripts/gpu_env.sh puts onto LD_LIBRARY_PATH.
-"""
+"""Checks whether MindSpore can use a GPU on this machine: `python scripts/check_gpu.py`."""
 
 from __future__ import annotations
 
@@ -16,14 +13,16 @@ from src.runtime.gpu_libraries import library_folders, require_gpu
 
 
 def main() -> None:
-    """Print a line, or raise `UserError` with what is missing."""
+    """Print a line, or raise `UserError` with the unmet requirements."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--folders", action="store_true")
+    parser.add_argument(
+        "--folders", action="store_true", help="print the folders that gpu_env.sh adds to LD_LIBRARY_PATH"
+    )
     if parser.parse_args().folders:
         print(":".join(map(str, library_folders())))
         return
     require_gpu("GPU")
-    print("GPU: the driver and all libraries are there")
+    print("GPU: driver and libraries found")
 
 
 if __name__ == "__main__":

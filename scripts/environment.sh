@@ -1,9 +1,9 @@
 # shellcheck shell=bash
-# Sourced by the scripts beside it: finds a Python, makes .venv once, installs what is missing into it, and says in one
-# line what stands in the way. Sets ROOT (the project's folder) and PYTHON (the environment's interpreter).
+# Sourced by other scripts: finds a Python, creates .venv and installs requirements into it, each only once. Errors are
+# one line. Sets ROOT (the project's folder) and PYTHON (the environment's interpreter).
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-# a script that wants an environment of its own sets these two after sourcing
+# A script with an environment of its own sets these two after sourcing.
 VENV=.venv
 DOWNLOAD="1 GB"
 
@@ -12,7 +12,7 @@ fail() {
   exit "${2:-2}"
 }
 
-# Prints the first interpreter that MindSpore 2.10 has wheels for.
+# Print the first interpreter for which MindSpore 2.10 has wheels.
 find_python() {
   local candidate
   for candidate in ${PYTHON_BIN:-} python3.11 python3.12 python3.10 python3 python; do
@@ -24,18 +24,18 @@ find_python() {
   return 1
 }
 
-# Why an installation failed, from pip's log, in words that say what to do.
+# explain_pip LOG: print why an installation failed, and the fix.
 explain_pip() {
   if grep -qiE 'no space left|Errno 28' "$1"; then
-    echo "the disk is full: free 5 GB (df -h $ROOT shows what is left) and run this again"
+    echo "the disk of $ROOT is full; free 5 GB and run this again"
   elif grep -qiE 'connection|resolve|timed out|retries|network|proxy' "$1"; then
-    echo "the package index could not be reached: check the network (or pip's index and proxy settings) and run this again"
+    echo "pip cannot reach the package index; check the network and pip's proxy settings and run this again"
   else
-    echo "pip failed: $(grep -E '^ERROR' "$1" | head -n 1); the whole log is in $1"
+    echo "pip failed: $(grep -E '^ERROR' "$1" | head -n 1); see $1"
   fi
 }
 
-# install NAME FILE...: pip-installs requirement files unless this has been done with just these contents.
+# install NAME FILE...: install requirement files with pip unless files of the same content are already installed.
 install() {
   local name=$1 environment=$ROOT/$VENV stamp log file
   shift
@@ -51,18 +51,18 @@ install() {
   echo "$stamp" >"$environment/.installed-$name"
 }
 
-# Makes the environment if it is missing (or was left unfinished) and sets PYTHON.
+# Create the environment if it is missing or incomplete, and set PYTHON.
 make_environment() {
   local environment=$ROOT/$VENV
-  [ "$(uname -s)" = Linux ] || fail "this needs Linux: MindSpore 2.10 has no wheels for $(uname -s)"
+  [ "$(uname -s)" = Linux ] || fail "the system is $(uname -s) but MindSpore 2.10 has no wheels for it; use Linux"
   PYTHON=$environment/bin/python
   "$PYTHON" -m pip --version >/dev/null 2>&1 && return
   local base log
-  base=$(find_python) || fail "no Python 3.10, 3.11 or 3.12 with venv was found ($(python3 --version 2>&1)): install one, or name one in PYTHON_BIN"
+  base=$(find_python) || fail "no Python 3.10, 3.11 or 3.12 with venv found ($(python3 --version 2>&1)); install one, or set PYTHON_BIN to one"
   log=$(mktemp)
   if ! "$base" -m venv --clear "$environment" >"$log" 2>&1; then
     if grep -qi 'no space left' "$log" ; then fail "$(explain_pip "$log")"; fi
-    fail "$base cannot make a virtual environment in $environment: $(tail -n 1 "$log")"
+    fail "$base cannot create the virtual environment $environment ($(tail -n 1 "$log")); install its venv package"
   fi
   rm -f "$log"
 }

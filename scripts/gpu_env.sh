@@ -1,7 +1,7 @@
 # shellcheck shell=bash
-# Source it in bash before starting Python on a GPU: `source scripts/gpu_env.sh`. The run_*.sh wrappers do so by
-# themselves. Puts the libraries of requirements-gpu.txt and MindSpore's own onto LD_LIBRARY_PATH, and sets CUDA_HOME to
-# what makes MindSpore look for its GPU back end. `python scripts/check_gpu.py` then says what is still missing.
+# Source it in bash before you start Python on a GPU: `source scripts/gpu_env.sh`. The run_*.sh wrappers source it
+# themselves. Adds the libraries of requirements-gpu.txt and of MindSpore to LD_LIBRARY_PATH, and sets CUDA_HOME, which
+# MindSpore needs to load its GPU backend. `python scripts/check_gpu.py` then lists what is still missing.
 
 expose_gpu_libraries() {
   local scripts folders

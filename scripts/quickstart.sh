@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# From a clone to a trained, evaluated and exported network: makes the environment, then runs scripts/quickstart.py.
+# Create the environment if needed and run scripts/quickstart.py: train, evaluate, export and predict.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 

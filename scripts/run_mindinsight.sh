@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Shows a run's summaries in the browser with MindInsight, for which it makes an environment of its own, and stops it.
+# Start MindInsight, in an environment of its own, on the summaries of a run, or stop it.
 set -euo pipefail
 USAGE="$(basename "$0") SUMMARY_DIR [--port PORT (default: 8080)] | --stop [--port PORT]"
 # shellcheck source=scripts/environment.sh
@@ -12,7 +12,7 @@ usage_error() {
   exit 2
 }
 
-# Fills FOLDER, PORT and STOP.
+# Set FOLDER, PORT and STOP.
 read_arguments() {
   FOLDER='' PORT=8080 STOP=''
   while [ $# -gt 0 ]; do
@@ -27,24 +27,24 @@ read_arguments() {
         PORT=$2
         shift
         ;;
-      -*) usage_error "$1 is not an argument of this script" ;;
+      -*) usage_error "$1 is not an option" ;;
       *)
-        [ -z "$FOLDER" ] || usage_error "'$1' is one argument too many"
+        [ -z "$FOLDER" ] || usage_error "'$1' is one argument too many; give one folder"
         FOLDER=$1
         ;;
     esac
     shift
   done
   if [ -n "$STOP" ]; then
-    [ -z "$FOLDER" ] || usage_error "--stop takes no folder"
+    [ -z "$FOLDER" ] || usage_error "--stop accepts no folder; remove $FOLDER"
   elif [ -z "$FOLDER" ]; then
-    usage_error "the folder of the summaries is missing"
+    usage_error "SUMMARY_DIR is missing; give the config's summary_root_dir"
   elif [ -z "$(find "$FOLDER" -name '*.events.summary.*' -print -quit 2>/dev/null)" ]; then
-    usage_error "$FOLDER holds no summaries: give the config's summary_root_dir, or the folder of a run in it"
+    usage_error "$FOLDER contains no summaries; give the config's summary_root_dir or the folder of a run in it"
   fi
 }
 
-# mindinsight ARGS...: MindInsight's own command, which starts gunicorn from the PATH; its log of this call is $LOG.
+# mindinsight ARGS...: run MindInsight's command, which starts gunicorn from the PATH, with its output in $LOG.
 mindinsight() {
   PATH=$ROOT/$VENV/bin:$PATH "$ROOT/$VENV/bin/mindinsight" "$@" --port "$PORT" >"$LOG" 2>&1
 }
@@ -54,9 +54,9 @@ start() {
   folder=$(readlink -f "$FOLDER")
   if ! mindinsight start --summary-base-dir "$folder" --workspace "$ROOT/$VENV/workspace"; then
     if grep -q 'Reusing MindInsight' "$LOG"; then
-      echo "MindInsight shows $FOLDER already"
+      echo "MindInsight already serves $FOLDER"
     elif grep -qE 'already in use|not allowed' "$LOG"; then
-      fail "port $PORT cannot be had: choose another with --port"
+      fail "port $PORT is not available; choose another with --port"
     else
       fail "MindInsight did not start: $(grep -vE '^ *$' "$LOG" | tail -n 1)"
     fi
@@ -65,9 +65,9 @@ start() {
 }
 
 stop() {
-  [ -x "$ROOT/$VENV/bin/mindinsight" ] || fail "MindInsight has not been installed by this script, so there is none to stop"
-  mindinsight stop || fail "no MindInsight of yours listens on port $PORT: give the --port that it was started with"
-  echo "MindInsight on port $PORT is stopped"
+  [ -x "$ROOT/$VENV/bin/mindinsight" ] || fail "MindInsight is not installed in $ROOT/$VENV; nothing to stop"
+  mindinsight stop || fail "no MindInsight of this user listens on port $PORT; give the --port of its start"
+  echo "stopped MindInsight on port $PORT"
 }
 
 read_arguments "$@"

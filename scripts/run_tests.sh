@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes the environment if needed, then runs the linters, the type checker and the tests. Further arguments go to pytest.
+# Create the environment if needed and run the linters, the type checker and the tests. Arguments are passed to pytest.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 

@@ -1,4 +1,4 @@
-"""What the set-up scripts say where something is missing, and the quickstart's data set."""
+"""Errors of the scripts that set up environments, and the quickstart's data set."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.tiny_project import ROOT, run
 
 
 def bash(text: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run bash lines behind `source scripts/environment.sh`."""
+    """Run lines of bash after `source scripts/environment.sh`."""
     command = ["bash", "-c", f"set -euo pipefail\nsource '{ROOT}/scripts/environment.sh'\n{text}"]
     return subprocess.run(
         command, capture_output=True, text=True, check=False, env={**os.environ, **environment}, timeout=60
@@ -33,8 +33,8 @@ def write_program(path: Path, text: str) -> None:
 @pytest.mark.parametrize(
     ("log", "expected"),
     [
-        ("ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device", "the disk is full"),
-        ("WARNING: Retrying after connection broken by NewConnectionError", "the package index could not be reached"),
+        ("ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device", "the disk of "),
+        ("WARNING: Retrying after connection broken by NewConnectionError", "pip cannot reach the package index"),
         ("ERROR: No matching distribution found for mindspore", "pip failed: ERROR: No matching distribution found"),
     ],
 )
@@ -52,10 +52,9 @@ def test_an_unsupported_python_is_named(tmp_path):
         write_program(tmp_path / name, 'case "$1" in --version) echo Python 3.9.2;; *) exit 1;; esac')
     done = bash(f"ROOT='{tmp_path}'; PATH='{tmp_path}:/usr/bin:/bin'; make_environment", PYTHON_BIN="", VIRTUAL_ENV="")
     assert done.returncode == 2
-    assert done.stderr == (
-        "error: no Python 3.10, 3.11 or 3.12 with venv was found (Python 3.9.2): "
-        "install one, or name one in PYTHON_BIN\n"
-    )
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert all(part in line for part in ("3.10, 3.11 or 3.12", "(Python 3.9.2)", "PYTHON_BIN"))
 
 
 def test_requirements_are_installed_once_and_again_when_they_change(tmp_path):
@@ -74,7 +73,7 @@ def test_requirements_are_installed_once_and_again_when_they_change(tmp_path):
     assert len(calls.read_text().splitlines()) == 2
 
 
-def test_a_failed_installation_is_not_taken_for_done(tmp_path):
+def test_a_failed_installation_is_tried_again(tmp_path):
     (tmp_path / ".venv").mkdir()
     requirements = tmp_path / "requirements.txt"
     requirements.write_text("six\n")
@@ -83,7 +82,7 @@ def test_a_failed_installation_is_not_taken_for_done(tmp_path):
     for _ in range(2):
         done = bash(text)
         assert done.returncode == 2
-        assert done.stderr.startswith("error: pip failed: ERROR: no such package; the whole log is in ")
+        assert done.stderr.startswith("error: pip failed: ERROR: no such package; see ")
 
 
 @pytest.mark.parametrize(
@@ -92,23 +91,23 @@ def test_a_failed_installation_is_not_taken_for_done(tmp_path):
         (
             "x --port 80",
             "MindInsight could not bind to port 80, it was already in use (pid 7)",
-            "port 80 cannot be had: ",
+            "port 80 is not available; ",
         ),
         (
             "x",
             "Port 8080 below 1024 is not allowed by current user.",
-            "port 8080 cannot be had: choose another with --po",
+            "port 8080 is not available; choose another with --po",
         ),
         ("x", "ImportError: libGL.so", "MindInsight did not start: ImportError: libGL.so"),
         (
             "--stop",
             "No mindinsight service started by current user",
-            "no MindInsight of yours listens on port 8080: give",
+            "no MindInsight of this user listens on port 8080; give",
         ),
     ],
 )
-def test_what_mindinsight_refuses_is_one_line(tmp_path, words, said, expected):
-    """Beside a MindInsight that says `said` and fails: the script is run in a copy of the project's folder."""
+def test_a_failure_of_mindinsight_is_one_line(tmp_path, words, said, expected):
+    """The script runs in a copy of the project, with a MindInsight that prints `said` and fails."""
     project = fake_mindinsight(tmp_path, f"echo '{said}'; exit 1")
     done = run("bash", project / "run_mindinsight.sh", *words.split(), cwd=tmp_path, check=False)
     assert done.returncode == 2
@@ -116,28 +115,29 @@ def test_what_mindinsight_refuses_is_one_line(tmp_path, words, said, expected):
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_mindinsight_is_started_on_the_folder_and_stopped_on_its_port(tmp_path):
+def test_mindinsight_serves_the_folder_and_stops_by_its_port(tmp_path):
     project = fake_mindinsight(tmp_path, f"echo $PATH $* >> {tmp_path}/calls")
     done = run("bash", project / "run_mindinsight.sh", "x", "--port", "8081", cwd=tmp_path)
     assert done.stdout.splitlines()[-1].startswith("http://127.0.0.1:8081 shows the runs of x; stop it with ")
     done = run("bash", project / "run_mindinsight.sh", "--stop", "--port", "8081", cwd=tmp_path)
-    assert done.stdout == "MindInsight on port 8081 is stopped\n"
+    assert done.stdout == "stopped MindInsight on port 8081\n"
     started, stopped = (tmp_path / "calls").read_text().splitlines()
     environment = tmp_path / ".venv-mindinsight"
-    assert started.startswith(f"{environment}/bin:")  # where MindInsight looks for gunicorn
+    assert started.startswith(f"{environment}/bin:")  # MindInsight finds gunicorn on the PATH
     assert started.endswith(f"start --summary-base-dir {tmp_path}/x --workspace {environment}/workspace --port 8081")
     assert stopped.endswith("stop --port 8081")
 
 
-def test_mindinsight_that_was_never_installed_cannot_be_stopped(tmp_path):
+def test_stopping_a_mindinsight_that_is_not_installed_is_an_error(tmp_path):
     project = fake_mindinsight(tmp_path, "exit 0")
     (tmp_path / ".venv-mindinsight" / "bin" / "mindinsight").unlink()
     done = run("bash", project / "run_mindinsight.sh", "--stop", cwd=tmp_path, check=False)
-    assert done.stderr == "error: MindInsight has not been installed by this script, so there is none to stop\n"
+    assert done.returncode == 2
+    assert done.stderr == f"error: MindInsight is not installed in {tmp_path}/.venv-mindinsight; nothing to stop\n"
 
 
 def fake_mindinsight(folder: Path, text: str) -> Path:
-    """A copy of the project's scripts below `folder`, with summaries in `x` and a fake program in its environment."""
+    """Copy the project's scripts to `folder`, with summaries in `x` and a fake MindInsight that runs `text`."""
     scripts, programs = folder / "scripts", folder / ".venv-mindinsight" / "bin"
     for place in (scripts, programs, folder / "x"):
         place.mkdir(parents=True)
@@ -150,7 +150,7 @@ def fake_mindinsight(folder: Path, text: str) -> Path:
     return scripts
 
 
-def test_the_digits_are_all_there_stratified_and_as_scanned(tmp_path):
+def test_all_digits_are_written_unchanged_with_a_stratified_split(tmp_path):
     run(sys.executable, ROOT / "scripts" / "make_digits.py", tmp_path / "digits")
     assert not (tmp_path / "digits.unfinished").exists()
     counts = {}
@@ -165,23 +165,24 @@ def test_the_digits_are_all_there_stratified_and_as_scanned(tmp_path):
     assert np.array_equal(pixels, (load_digits().images[0] * 255 / 16).round())
 
 
-def test_another_system_is_told_that_it_is_none_for_mindspore(tmp_path):
+def test_a_system_without_wheels_of_mindspore_is_an_error(tmp_path):
     write_program(tmp_path / "uname", "echo Darwin")
     done = bash(f"PATH='{tmp_path}:/usr/bin:/bin'; make_environment")
-    assert done.stderr == "error: this needs Linux: MindSpore 2.10 has no wheels for Darwin\n"
+    (line,) = done.stderr.splitlines()
+    assert "Darwin" in line
+    assert "Linux" in line
     assert done.returncode == 2
 
 
-def test_a_python_that_makes_no_environment_is_named_with_its_reason(tmp_path):
+def test_a_python_that_cannot_create_an_environment_is_named_with_the_reason(tmp_path):
     write_program(tmp_path / "python3.11", 'if [ "$1" = -m ]; then echo "ensurepip is not available"; exit 1; fi')
     done = bash(f"ROOT='{tmp_path}'; PATH='{tmp_path}:/usr/bin:/bin'; make_environment", PYTHON_BIN="")
-    assert done.stderr == (
-        f"error: {tmp_path}/python3.11 cannot make a virtual environment in {tmp_path}/.venv: "
-        f"ensurepip is not available\n"
-    )
+    (line,) = done.stderr.splitlines()
+    parts = (f"{tmp_path}/python3.11", f"{tmp_path}/.venv", "(ensurepip is not available)", "install")
+    assert all(part in line for part in parts)
 
 
-def test_a_wrapper_without_any_python_says_how_to_get_one(tmp_path):
+def test_a_wrapper_without_a_python_names_the_fix(tmp_path):
     scripts = tmp_path / "scripts"
     scripts.mkdir()
     for path in (ROOT / "scripts").glob("*.sh"):
@@ -198,4 +199,6 @@ def test_a_wrapper_without_any_python_says_how_to_get_one(tmp_path):
     )
     assert done.returncode == 2
     message = done.stderr.splitlines()[0]
-    assert message == "error: no Python was found: run scripts/quickstart.sh first, or name one in PYTHON_BIN"
+    assert message.startswith("error: no Python")
+    assert "scripts/quickstart.sh" in message
+    assert "PYTHON_BIN" in message

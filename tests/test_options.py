@@ -98,6 +98,7 @@ def test_contradicting_values_are_an_error_whatever_they_came_from(write):
         ("stock: beef\nliters: []\nsalt: 1, 2\n", ", line 2: liters is [], expected a number, more than 0"),
         ("stock: beef\nliters:\nsalt: 1, 2\n", ", line 2: liters is none, expected a number, more than 0"),
         ("stock: beef\nliters: .inf\nsalt: 1, 2\n", ", line 2: liters is .inf, expected a number, more than 0"),
+        ("stock: beef\nliters: 2024-01-01\nsalt: 1, 2\n", ", line 2: liters is 2024-01-01, expected a number"),
         ("stock: ~\nliters: 1\nsalt: 1, 2\n", ", line 1: stock is none, expected one of beef, fish"),
         ("stock: fisch\nliters: 1\nsalt: 1, 2\n", "expected one of beef, fish; did you mean fish?"),
         ("stock: beef\nliters: 1\nsalt: [1, [2]]\n", ", line 3: salt is [1, [2]], expected numbers, 2 of them"),

@@ -96,8 +96,8 @@ def test_the_tables_in_the_docs_are_the_output_of_the_program():
     )
     rows = [line for line in done.stdout.splitlines() if line.startswith("| ")]
     assert len(rows) == 2 * (2 + 6)  # head, alignment, six sizes
-    page = (ROOT / "docs" / "scaling.md").read_text()
+    page = " ".join((ROOT / "docs" / "scaling.md").read_text().split())
     sentences = [line for line in done.stdout.splitlines() if line.startswith(("beit_", "One device "))]
     assert len(sentences) == 2 * 2
     for line in [*rows, *sentences]:
-        assert line.replace("_224: ", "_224`: ") in page
+        assert " ".join(line.split()).replace("_224: ", "_224`: ") in page

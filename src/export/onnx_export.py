@@ -1,4 +1,4 @@
-"""Writing a BEiT as an ONNX file in a chosen precision."""
+"""Export of a BEiT to an ONNX file in a chosen precision."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from src.data.image_batches import preparation_of
-from src.export.images import folder_batches
+from src.export.folder_images import folder_batches
 from src.export.onnx_file import EXTERNAL_SUFFIX, write_onnx
 from src.export.onnx_graph import PixelInput, beit_graph
 from src.export.quantization import quantize
@@ -19,18 +19,19 @@ from src.model.variants import get_variant
 from src.prediction.loaded_network import Network
 from src.prediction.onnx_network import load_onnx
 
-# Ranges settle after a few dozen images; each takes as long as several predictions.
+# Ranges settle after a few dozen images, and each image takes as long as several predictions.
 CALIBRATION_IMAGES = 64
 CALIBRATION_BATCH = 4
 
 
 @dataclass(frozen=True)
 class OnnxOptions:
-    """What is to be chosen of an ONNX file.
+    """Options of an ONNX file.
 
-    `precision` is fp32, fp16 or int8. `with_preprocess` takes raw pixels and normalizes them inside. `calibration` is
-    the folder of images over which int8 measures the ranges of its activations once and for all; without it they are
-    measured anew for every batch.
+    Attributes:
+        precision: fp32, fp16 or int8.
+        with_preprocess: take raw pixels and normalize them inside.
+        calibration: folder of images that fixes the activation ranges of int8; without it, each batch is measured.
     """
 
     precision: str = "fp32"
@@ -39,16 +40,14 @@ class OnnxOptions:
 
 
 def export_onnx(info: ModelInfo, weights: Mapping[str, np.ndarray], path: Path, options: OnnxOptions) -> Network:
-    """Write the network of `info` and `weights` (the authors' names) to `path`; gives it loaded again, on the CPU.
+    """Write the network of `info` and `weights` (the authors' names) to `path` and load it again on the CPU.
 
-    Raises `UserError` for a folder of calibration images that cannot be used.
+    Raises `UserError` for unusable calibration images.
     """
     graph = beit_graph(
         weights,
-        image_size=info.model.image_size,
-        num_heads=get_variant(info.model.arch).num_heads,
-        approximate_gelu=info.model.approximate_gelu,
-        layer_norm_eps=info.model.layer_norm_eps,
+        info.model,
+        get_variant(info.model.arch),
         half=options.precision == "fp16",
         pixel_input=PixelInput(info.mean, info.std) if options.with_preprocess else None,
     )

@@ -1,7 +1,7 @@
-"""Cuts a folder of photos, train and val, out of scikit-image's sample photos: `cut_photos.py FOLDER`.
+"""Cuts training and validation photos out of scikit-image's samples: `cut_photos.py FOLDER`.
 
-For whoever wants to follow the README and has no photos at hand. It needs `pip install scikit-image`, whose package
-brings the samples. The validation photos come from another part of each sample than the training photos.
+For following the README without photos of your own. The samples come with `pip install scikit-image`. Training and
+validation photos come from different parts of each sample.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def main() -> None:
 
 
 def cut(sample: Image.Image, part: tuple[int, int], rng: np.random.Generator) -> Image.Image:
-    """A photo of random shape from the columns `part` of `sample`."""
+    """Return a photo of random size from the columns `part` of `sample`."""
     first, end = part
     width, height = (int(rng.integers(SIDES[0], min(SIDES[1], most) + 1)) for most in (end - first, sample.height))
     left, top = int(rng.integers(first, end - width + 1)), int(rng.integers(0, sample.height - height + 1))

@@ -1,8 +1,8 @@
-"""A real MindInsight shows what a real run wrote: `.venv/bin/python tests/checks/mindinsight.py [--port PORT]`.
+"""Compares the curves that MindInsight serves with the run's metrics: `tests/checks/mindinsight.py [--port PORT]`.
 
-Not one of the tests, because it installs MindInsight (scripts/run_mindinsight.sh does, into .venv-mindinsight, about
-200 MB) and starts a server. It trains a small network for two epochs, starts the server on the run's summaries, asks
-it over HTTP for the curves, compares them with metrics.csv, and stops it. Ends with exit code 1 where they differ.
+Trains a small network for two epochs, starts MindInsight on its summaries, requests the curves over HTTP, compares them
+with metrics.csv and stops the server. Ends with exit code 1 if they differ. Not a test, because
+scripts/run_mindinsight.sh downloads 200 MB into .venv-mindinsight and starts a server.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def main() -> int:
 
 
 def ask(port: int, what: str, **values: str) -> dict:
-    """The server's answer to one question of its API."""
+    """Return the server's answer to a request of its API."""
     with urllib.request.urlopen(
         f"{API.format(port=port)}{what}?{urllib.parse.urlencode(values)}", timeout=30
     ) as answer:
@@ -49,7 +49,7 @@ def ask(port: int, what: str, **values: str) -> dict:
 
 
 def curves(port: int) -> dict[str, list[tuple[int, float]]]:
-    """The points (step, value) of every curve of the one run that the server knows, once it has read them all."""
+    """Wait until the server has read the run, and return the points (step, value) of every curve."""
     run, found = f"./{ARCH}_test", {}
     for _ in range(LOADING_SECONDS):
         (job,) = ask(port, "train-jobs")["train_jobs"]
@@ -64,7 +64,7 @@ def curves(port: int) -> dict[str, list[tuple[int, float]]]:
 
 
 def report(found: dict[str, list[tuple[int, float]]], rows: list[dict[str, str]]) -> int:
-    """Print the comparison of the curves with the rows of metrics.csv; 1 where they differ."""
+    """Print the comparison of the curves with the rows of metrics.csv; return 1 if they differ."""
     for name, points in sorted(found.items()):
         print(f"{name}: {len(points)} points, {', '.join(f'{value:.6g}' for _, value in points)}")
     checks = {
@@ -80,7 +80,7 @@ def report(found: dict[str, list[tuple[int, float]]], rows: list[dict[str, str]]
 
 
 def close(found: dict[str, list[tuple[int, float]]], curve: str, rows: list[dict[str, str]], column: str = "") -> bool:
-    """Whether the values of a curve are those of a column, to the digits that the file has."""
+    """Return whether the values of a curve equal those of a column, to the digits of the file."""
     wanted = [float(row[column or curve]) for row in rows]
     values = [value for _, value in found.get(curve, [])]
     return len(values) == len(wanted) and all(abs(v - w) <= 1e-4 * max(1, abs(w)) for v, w in zip(values, wanted))

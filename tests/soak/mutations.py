@@ -1,9 +1,9 @@
-"""Mutated configs and command lines, each accepted or refused in a line: `python -m tests.soak.mutations --cases 1000`.
+"""Mutated configs and command lines, each accepted or refused in one line: `python -m tests.soak.mutations`.
 
-Half of the cases are a mutated config file, half a mutated command line beside a good file, for train.py, eval.py,
-export.py and infer.py in turn. In this process goes what the scripts do before the network is built: the parser, the
-image folders, the loaders with a first batch, the learning rates. `--processes N` runs N more as real processes of
-train.py, those that are accepted to the end of `--dry_run`.
+Half of the cases are a mutated config file, half a mutated command line with a valid file, for train.py, eval.py,
+export.py and infer.py in turn. This process runs the steps of the scripts before the network is built: the parser, the
+image folders, the first batch of each loader, the learning rates. `--processes N` adds N processes of
+`train.py --dry_run`.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ NASTY = (
 
 
 def main() -> int:
-    """Mutate and try; print the counts; 1 where one had a traceback, several lines or another exit code."""
+    """Run the cases and print the counts; return 1 after a traceback, several error lines or another exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cases", type=int, default=1000)
     parser.add_argument("--processes", type=int, default=0)
@@ -78,7 +78,7 @@ def main() -> int:
 
 
 def mutated(good: Path, file: bool, script: str, rng: random.Random) -> list[str]:
-    """The words of a command whose config file or whose options are mutated."""
+    """Return a command line whose config file, if `file`, or whose options are mutated."""
     more = {"train": [], "infer": ["--data_path", "data/val", "--checkpoint", "x.ckpt"]}
     needed = more.get(script, ["--pretrained", "x.ckpt"])
     if not file:
@@ -89,7 +89,7 @@ def mutated(good: Path, file: bool, script: str, rng: random.Random) -> list[str
 
 
 def plausible(name: str, rng: random.Random) -> str:
-    """A value of the option's type, the extremes among them."""
+    """Return a value of the option's type, possibly an extreme one."""
     entry = DECLARED.get(name)
     if entry is None:
         return other_value(rng)
@@ -106,7 +106,7 @@ def plausible(name: str, rng: random.Random) -> str:
 
 
 def mutated_file(text: str, rng: random.Random) -> bytes:
-    """A config with one to three things wrong, or at least different."""
+    """Return a config file with one to three mutations."""
     content = text
     for _ in range(rng.choice((1, 1, 1, 2, 3))):
         lines = content.splitlines()
@@ -135,7 +135,7 @@ def mutated_file(text: str, rng: random.Random) -> bytes:
 
 
 def mutated_words(needed: list[str], rng: random.Random) -> list[str]:
-    """The options of a command line with one to four things wrong, or at least different."""
+    """Return the options of a command line with one to four mutations."""
     words = list(needed)
     for _ in range(rng.choice((1, 1, 2, 4))):
         name = rng.choice([*DECLARED, "dry_run", "report", "topk"])
@@ -157,23 +157,23 @@ def mutated_words(needed: list[str], rng: random.Random) -> list[str]:
                 words.insert(rng.randrange(len(words) + 1), value)
             case 7:
                 words += [rng.choice(("--", "-", "-h2", "--config", "--config_path", "---", "-9", "--=1"))]
-    return [word.replace("\x00", "") for word in words]  # no process can be given a NUL
+    return [word.replace("\x00", "") for word in words]  # arguments of a process cannot contain NUL
 
 
 def misspelt(text: str, rng: random.Random) -> str:
-    """`text` with a letter more, less or changed."""
+    """Return `text` with a letter added, removed or changed."""
     at = rng.randrange(len(text) + 1)
     letter = rng.choice("abz_-:. \t'\"[]{}#0é\u2028")
     return text[:at] + rng.choice((letter, letter + text[at : at + 1], "")) + text[at + 1 :]
 
 
 def other_value(rng: random.Random) -> str:
-    """A number of any size."""
+    """Return a number of any size."""
     return rng.choice((str(rng.randrange(-3, 300)), f"{rng.uniform(-1, 2):.3f}", f"{10 ** rng.uniform(-12, 12):.3e}"))
 
 
 def prepare(argv: list[str], script: str) -> None:
-    """What the script does before it builds the network."""
+    """Run the steps of a script before the network is built."""
     config = parse_args(argv, script)
     if script == "infer":
         return
@@ -192,7 +192,7 @@ def prepare(argv: list[str], script: str) -> None:
 
 
 def tried_here(work: Callable[[], None]) -> tuple[int | None, str]:
-    """The exit code that a script would have, None for a traceback, and what it would print to standard error."""
+    """Return the exit code of `work`, None after a traceback, and its standard error."""
     err = io.StringIO()
     with contextlib.redirect_stderr(err), contextlib.redirect_stdout(io.StringIO()):
         try:
@@ -207,7 +207,7 @@ def tried_here(work: Callable[[], None]) -> tuple[int | None, str]:
 
 
 def tried_as_process(argv: list[str]) -> tuple[int | None, str]:
-    """The same of a process of train.py."""
+    """Return the exit code of a process of train.py, None after a traceback, and its standard error."""
     done = subprocess.run(
         [sys.executable, str(ROOT / "train.py"), *argv], capture_output=True, text=True, errors="replace", timeout=600
     )
@@ -215,12 +215,12 @@ def tried_as_process(argv: list[str]) -> tuple[int | None, str]:
 
 
 def too_slow(number: int, frame: object) -> None:
-    """A case that takes longer than any may."""
-    raise TimeoutError(f"not done after {SECONDS} s")
+    """Raise `TimeoutError`: the handler of the alarm."""
+    raise TimeoutError(f"not finished after {SECONDS} s")
 
 
 def judged(code: int | None, err: str) -> str:
-    """What to call an outcome; capitals are for those that may not be."""
+    """Return the name of an outcome, in capitals if it is a failure of the test."""
     if code is None:
         return "TRACEBACK"
     lines = [line for line in err.splitlines() if line.startswith("error: ")]
