@@ -18,8 +18,7 @@ from src.export.compare_logits import (
     agreement,
     compare_logits,
     random_blends,
-    random_images,
-    random_pixels,
+    random_input,
     require_agreement,
 )
 from src.export.metadata import from_metadata
@@ -78,7 +77,10 @@ def test_a_file_that_is_wrong_for_one_batch_size_is_refused(wrong_batch):
 
 
 def test_random_inputs_have_the_type_and_range_of_the_file():
-    pixels = random_pixels(64)
+    info = model_info("beit_base_patch16_224", 64, 4)
+    noise = random_input(Network(np.negative, info), OnnxOptions())
+    assert (noise.shape, noise.dtype) == ((3, 3, 64, 64), np.float32)
+    pixels = random_input(Network(np.negative, info, takes_pixels=True), OnnxOptions())
     assert (pixels.shape, pixels.dtype) == ((3, 64, 64, 3), np.uint8)
     assert {int(pixels.min()), int(pixels.max())} == {0, 255}
     images = np.arange(5, dtype=np.float32).reshape(5, 1, 1, 1) * np.ones((5, 3, 4, 4), np.float32)
@@ -143,7 +145,7 @@ def test_a_mindir_file_gives_the_logits_of_the_network_for_any_batch(weights_apa
     monkeypatch.setattr(mindspore.train.serialization, "TOTAL_SAVE", 1 if weights_apart else 1 << 20)
     ms.set_context(mode=ms.GRAPH_MODE)
     network = small_network(**SIZES, init_scale=1.0, **options).set_train(False)
-    images = random_images(16)
+    images = np.random.default_rng(0).standard_normal((3, 3, 16, 16), dtype=np.float32)
     expected = network(Tensor(images)).asnumpy()
     with appears_whole(tmp_path / "beit.mindir") as path:
         write_mindir(network, INFO, path)

@@ -20,7 +20,7 @@ from src.data.transforms import normalize
 from src.export import graph_writer
 from src.export.compare_logits import TOLERANCES
 from src.export.metadata import from_metadata, to_metadata
-from src.export.onnx_file import write_onnx
+from src.export.onnx_export import write_onnx
 from src.export.onnx_graph import PixelInput
 from src.model.model_info import ModelInfo
 from src.prediction.onnx_network import load_onnx

@@ -19,8 +19,7 @@ from src.export import compare_logits as comparing
 from src.export import onnx_export
 from src.export.compare_logits import TOLERANCES, compare_logits
 from src.export.folder_images import folder_batches
-from src.export.onnx_export import OnnxOptions, export_onnx
-from src.export.onnx_file import write_onnx
+from src.export.onnx_export import OnnxOptions, export_onnx, write_onnx
 from src.model.variants import get_variant
 from src.prediction.loaded_network import Network
 from src.prediction.predictor import Predictor

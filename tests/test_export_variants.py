@@ -10,7 +10,7 @@ import onnxruntime
 import pytest
 from mindspore import Tensor
 
-from src.export.onnx_file import write_onnx
+from src.export.onnx_export import write_onnx
 from src.model.variants import VARIANTS, get_variant
 from src.vit import VisionTransformer
 from tests.golden.network_recipe import weight

@@ -26,7 +26,7 @@ from src.data.decode import read_rgb
 from src.data.transforms import EvalTransform
 from src.errors import exit_code
 from src.export.mindir_file import write_mindir
-from src.export.onnx_file import write_onnx
+from src.export.onnx_export import write_onnx
 from src.export.onnx_graph import beit_graph
 from src.model.variants import get_variant
 from src.prediction.journal import Journal

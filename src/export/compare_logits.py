@@ -48,7 +48,7 @@ def compare_logits(
     in their range. It raises `RunError` for a difference above the tolerance. The second, with `folder` or for a
     precision other than fp32, counts the images that get the same class.
     """
-    images, rows = _random_input(exported, options), np.arange(IMAGES)
+    images, rows = random_input(exported, options), np.arange(IMAGES)
     expected_of = _with_input_of(exported, network)
     expected = expected_of(images)
     together_and_one_by_one = [rows, *rows[:, None]]
@@ -89,19 +89,20 @@ def require_agreement(result: Agreement, precision: str, file_name: str) -> None
         )
 
 
-def random_images(image_size: int, seed: int = 0) -> np.ndarray:
-    """Return standard normal float32 [IMAGES, 3, S, S], about as spread as normalized photographs."""
-    return np.random.default_rng(seed).standard_normal((IMAGES, 3, image_size, image_size), dtype=np.float32)
+def random_input(exported: Network, options: OnnxOptions) -> np.ndarray:
+    """Return IMAGES images of the kind that the file takes: mixtures of calibration images, uniform pixels or noise."""
+    if options.calibration is not None:
+        preparation = preparation_of(exported.info, exported.takes_pixels)
+        return random_blends(next(folder_batches(options.calibration, preparation, 2 * IMAGES, 2 * IMAGES)))
+    rng, size = np.random.default_rng(0), exported.info.model.image_size
+    if exported.takes_pixels:
+        return rng.integers(0, 256, (IMAGES, size, size, 3), np.uint8)
+    return rng.standard_normal((IMAGES, 3, size, size), dtype=np.float32)  # about as spread as normalized photographs
 
 
-def random_pixels(image_size: int, seed: int = 0) -> np.ndarray:
-    """Return uniform uint8 [IMAGES, S, S, 3]."""
-    return np.random.default_rng(seed).integers(0, 256, (IMAGES, image_size, image_size, 3), np.uint8)
-
-
-def random_blends(images: np.ndarray, seed: int = 0) -> np.ndarray:
+def random_blends(images: np.ndarray) -> np.ndarray:
     """Return IMAGES mixtures of two of `images` [N, ...] in their type: new images in the range of the old ones."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     first, second = (images[rng.integers(len(images), size=IMAGES)] for _ in range(2))
     share = rng.random((IMAGES,) + (1,) * (images.ndim - 1), dtype=np.float32)
     return (share * first + (1 - share) * second).astype(images.dtype)
@@ -116,15 +117,6 @@ def _agreement_line(result: Agreement, images: str) -> str:
         f"agreement with the network on {result.images} {images}: top-1 {result.same_class / result.images:.2%}, "
         f"largest logit difference {_difference(result)}"
     )
-
-
-def _random_input(exported: Network, options: OnnxOptions) -> np.ndarray:
-    """Return IMAGES images of the kind that the file takes."""
-    if options.calibration is not None:
-        preparation = preparation_of(exported.info, exported.takes_pixels)
-        return random_blends(next(folder_batches(options.calibration, preparation, 2 * IMAGES, 2 * IMAGES)))
-    draw = random_pixels if exported.takes_pixels else random_images
-    return draw(exported.info.model.image_size)
 
 
 def _with_input_of(exported: Network, network: Run) -> Run:

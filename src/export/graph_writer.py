@@ -27,7 +27,7 @@ class GraphWriter:
     def __init__(self, half: bool) -> None:
         self._half = half
         self.model = onnx.ModelProto(ir_version=IR_VERSION, opset_import=[helper.make_opsetid("", OPSET)])
-        self._graph = self.model.graph
+        self.graph = self.model.graph
         self._stored: set[str] = set()
 
     def constant(self, name: str, values: np.ndarray | Sequence[int], dtype: type[np.generic] = np.float32) -> str:
@@ -37,7 +37,7 @@ class GraphWriter:
         self._stored.add(name)
         array = np.asarray(values, dtype=np.dtype(dtype).newbyteorder("<"), order="C")
         data_type = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
-        self._graph.initializer.add(name=name, data_type=data_type, dims=array.shape, raw_data=array.tobytes())
+        self.graph.initializer.add(name=name, data_type=data_type, dims=array.shape, raw_data=array.tobytes())
         return name
 
     def factor(self, name: str, values: np.ndarray) -> str:
@@ -51,16 +51,12 @@ class GraphWriter:
 
     def node(self, operator: str, name: str, inputs: Sequence[str], **attributes: Any) -> str:
         """Add a node with one output of the same name and return the name."""
-        self._graph.node.append(helper.make_node(operator, inputs, [name], name=name, **attributes))
+        self.graph.node.append(helper.make_node(operator, inputs, [name], name=name, **attributes))
         return name
 
-    def add_input(self, name: str, kind: int, shape: Sequence[int]) -> None:
-        """Declare an input of shape [batch, *shape]."""
-        self._graph.input.append(helper.make_tensor_value_info(name, kind, ["batch", *shape]))
-
-    def add_output(self, name: str, kind: int, shape: Sequence[int]) -> None:
-        """Declare an output of shape [batch, *shape]."""
-        self._graph.output.append(helper.make_tensor_value_info(name, kind, ["batch", *shape]))
+    def declare(self, values: Any, name: str, kind: int, shape: Sequence[int]) -> None:
+        """Add a value of shape [batch, *shape] to `values`, the inputs or outputs of the graph."""
+        values.append(helper.make_tensor_value_info(name, kind, ["batch", *shape]))
 
     def narrow(self, x: str) -> str:
         """Cast float32 `x` to the operand type of multiplications."""

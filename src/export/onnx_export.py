@@ -1,4 +1,4 @@
-"""Export of a BEiT to an ONNX file in a chosen precision."""
+"""Export of a BEiT to an ONNX file in a chosen precision; constants of a large model go to a file beside it."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import onnx
+from onnx import helper
 
 from src.data.image_batches import preparation_of
 from src.export.folder_images import folder_batches
-from src.export.onnx_file import EXTERNAL_SUFFIX, write_onnx
+from src.export.metadata import to_metadata
 from src.export.onnx_graph import PixelInput, beit_graph
 from src.export.quantization import quantize
 from src.model.model_info import ModelInfo
@@ -22,6 +24,12 @@ from src.prediction.onnx_network import load_onnx
 # Ranges settle after a few dozen images, and each image takes as long as several predictions.
 CALIBRATION_IMAGES = 64
 CALIBRATION_BATCH = 4
+
+# A protobuf message cannot exceed 2 GiB; half a percent of that is more than the nodes need.
+LARGEST_INLINE_BYTES = int(2**31 * 0.995)
+EXTERNAL_SUFFIX = ".data"
+# Shapes and axes stay in the file, because shape inference needs their values.
+SMALLEST_EXTERNAL_BYTES = 1024
 
 
 @dataclass(frozen=True)
@@ -62,3 +70,27 @@ def export_onnx(info: ModelInfo, weights: Mapping[str, np.ndarray], path: Path, 
             graph = quantize(exact, batches, large=exact.with_name(exact.name + EXTERNAL_SUFFIX).exists())
     write_onnx(graph, info, path, precision=options.precision)
     return load_onnx(path, "CPU", 0)
+
+
+def write_onnx(
+    model: onnx.ModelProto,
+    info: ModelInfo,
+    path: Path,
+    *,
+    precision: str = "fp32",
+    largest_inline_bytes: int = LARGEST_INLINE_BYTES,
+) -> None:
+    """Write `model` with the metadata of `info` and its `precision` to `path`, and check the file with `onnx.checker`.
+
+    Constants beyond `largest_inline_bytes` go to `<path>.data`, which must stay beside `path`; `model` then loses them.
+    Raises `onnx.checker.ValidationError` for an invalid model, which is a bug.
+    """
+    helper.set_model_props(model, {**to_metadata(info), "precision": precision})
+    onnx.save_model(
+        model,
+        path,
+        save_as_external_data=sum(len(t.raw_data) for t in model.graph.initializer) > largest_inline_bytes,
+        location=path.name + EXTERNAL_SUFFIX,
+        size_threshold=SMALLEST_EXTERNAL_BYTES,
+    )
+    onnx.checker.check_model(path, full_check=True)

@@ -77,10 +77,10 @@ class _BeitGraph(GraphWriter):
     def build(self, pixel_input: PixelInput | None) -> onnx.ModelProto:
         size = self.config.image_size
         if pixel_input is None:
-            self.add_input(INPUT, TensorProto.FLOAT, [CHANNELS, size, size])
+            self.declare(self.graph.input, INPUT, TensorProto.FLOAT, [CHANNELS, size, size])
             x = self.embed(self.cut_planes())
         else:
-            self.add_input(INPUT, TensorProto.UINT8, [size, size, CHANNELS])
+            self.declare(self.graph.input, INPUT, TensorProto.UINT8, [size, size, CHANNELS])
             x = self.embed(self.cut_pixels(pixel_input))
         shared = [self.position_bias("rel_pos_bias.")] if self.config.shared_rel_pos_bias else []
         for block in range(self.variant.depth):
@@ -89,8 +89,8 @@ class _BeitGraph(GraphWriter):
             x = self.attention_branch(prefix, x, shared + own)
             x = self.mlp_branch(prefix, x)
         self.classify(x)
-        self.add_output(OUTPUT, TensorProto.FLOAT, [self.config.num_classes])
-        self.model.graph.name = "beit"
+        self.declare(self.graph.output, OUTPUT, TensorProto.FLOAT, [self.config.num_classes])
+        self.graph.name = "beit"
         return self.model
 
     def cut_planes(self) -> str:

@@ -64,7 +64,8 @@ def save_checkpoint(path: Path | str, checkpoint: Checkpoint) -> None:
     path = Path(path)
     if path.suffix not in SUFFIXES:
         raise UserError(f"{path}: the name of a checkpoint ends in {' or '.join(SUFFIXES)}; rename the output")
-    arrays = _arrays(checkpoint)
+    parts = {"": checkpoint.weights, EMA_PREFIX: checkpoint.ema, OPTIMIZER_PREFIX: checkpoint.optimizer}
+    arrays = {prefix + name: array for prefix, part in parts.items() for name, array in (part or {}).items()}
     texts = {MODEL_INFO: checkpoint.info.to_json()}
     if checkpoint.training is not None:
         texts[TRAINING_STATE] = json.dumps(checkpoint.training)
@@ -157,12 +158,6 @@ def read_start(path: Path) -> bytes:
     if not start:
         raise UserError(f"{path} is empty: download or copy it again")
     return start
-
-
-def _arrays(checkpoint: Checkpoint) -> dict[str, np.ndarray]:
-    arrays = dict(checkpoint.weights)
-    arrays |= {EMA_PREFIX + name: array for name, array in (checkpoint.ema or {}).items()}
-    return arrays | {OPTIMIZER_PREFIX + name: array for name, array in (checkpoint.optimizer or {}).items()}
 
 
 def _stored_entries(path: Path) -> Iterator[tuple[str, np.ndarray]]:

@@ -39,10 +39,6 @@ class LoadReport:
 
     rows: tuple[ReportRow, ...]
 
-    def names(self, action: str) -> list[str]:
-        """Return the parameters with this action."""
-        return [row.name for row in self.rows if row.action == action]
-
     def table(self) -> str:
         """Return a table with a line per action and reason; blocks are joined as `blocks.*`."""
         groups: dict[tuple[str, str], list[str]] = {}

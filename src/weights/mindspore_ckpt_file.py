@@ -12,10 +12,10 @@ from __future__ import annotations
 import math
 import os
 import zlib
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -99,9 +99,9 @@ class _Tensor:
     """One `TensorProto`, or several with the same tag joined."""
 
     tag: str
-    dims: list[int] = field(default_factory=list)
-    tensor_type: str = ""
-    content: list[memoryview] = field(default_factory=list)
+    dims: list[int]
+    tensor_type: str
+    content: list[memoryview]
 
     def continues(self, other: _Tensor) -> bool:
         """Return whether this is the next part of `other`."""
@@ -111,7 +111,7 @@ class _Tensor:
         """Return the numbers; `_Malformed` if type, shape and length contradict."""
         if self.tensor_type != BFLOAT16 and self.tensor_type not in DTYPES:
             raise _Malformed(f"parameter '{self.tag}' has the unknown type '{self.tensor_type}'")
-        dtype = np.dtype(np.uint16 if self.tensor_type == BFLOAT16 else DTYPES[self.tensor_type])
+        dtype = np.dtype(np.uint16) if self.tensor_type == BFLOAT16 else DTYPES[self.tensor_type]
         shape = () if self.dims == [0] else tuple(self.dims)  # MindSpore reads [0] as a scalar
         content = b"".join(self.content)
         if len(content) != math.prod(shape) * dtype.itemsize:
@@ -172,46 +172,31 @@ def _end_and_crc(file: BinaryIO) -> tuple[int, int | None]:
 
 
 def _parse_value(body: memoryview) -> _Tensor:
-    tag, tensor = None, None
-    for number, value in _fields(body):
-        if number == 1 and isinstance(value, memoryview):
-            tag = _text(value)
-        elif number == 2 and isinstance(value, memoryview):
-            tensor = value
-        else:
-            raise _Malformed("a message contains something other than one array")
-    if tag is None or tensor is None:
-        raise _Malformed("a message has no name or no array")
-    result = _Tensor(tag)
-    for number, value in _fields(tensor):
-        if number == 1 and isinstance(value, int):
-            result.dims.append(value)
-        elif number == 2 and isinstance(value, memoryview):
-            result.tensor_type = _text(value)
-        elif number == 3 and isinstance(value, memoryview):
-            result.content.append(value)
-        else:
-            raise _Malformed(f"parameter '{tag}' has an unknown field")
-    return result
+    tags, tensors = _parse_message(body, (_BYTES, _BYTES))
+    if len(tags) != 1 or len(tensors) != 1:
+        raise _Malformed("a message does not have one name and one array")
+    dims, types, content = _parse_message(tensors[0], (_VARINT, _BYTES, _BYTES))
+    return _Tensor(_text(tags[0]), dims, _text(b"".join(types)), content)
 
 
-def _fields(data: memoryview) -> Iterator[tuple[int, int | memoryview]]:
-    """Yield number and value of each field of a message; checkpoints use only these two wire types."""
+def _parse_message(data: memoryview, wire_types: Sequence[int]) -> list[list[Any]]:
+    """Return the values of each field of a message, whose fields 1, 2, ... have these wire types."""
+    found: list[list[Any]] = [[] for _ in wire_types]
     position = 0
     while position < len(data):
         key, position = _read_varint(data, position)
         number, wire_type = key >> 3, key & 7
+        if not 1 <= number <= len(wire_types) or wire_type != wire_types[number - 1]:
+            raise _Malformed("a message has an unknown field")
+        value, position = _read_varint(data, position)
         if wire_type == _VARINT:
-            value, position = _read_varint(data, position)
-            yield number, value
-        elif wire_type == _BYTES:
-            size, position = _read_varint(data, position)
-            if size > len(data) - position:
-                raise _Malformed("a field is longer than its message")
-            yield number, data[position : position + size]
-            position += size
-        else:
-            raise _Malformed(f"a field has wire type {wire_type}")
+            found[number - 1].append(value)
+            continue
+        if value > len(data) - position:
+            raise _Malformed("a field is longer than its message")
+        found[number - 1].append(data[position : position + value])
+        position += value
+    return found
 
 
 def _read_varint(data: memoryview, position: int) -> tuple[int, int]:
@@ -228,7 +213,7 @@ def _read_varint(data: memoryview, position: int) -> tuple[int, int]:
     raise _Malformed("an integer is truncated")
 
 
-def _text(data: memoryview) -> str:
+def _text(data: memoryview | bytes) -> str:
     try:
         return bytes(data).decode()
     except UnicodeDecodeError as error:

@@ -86,14 +86,14 @@ def network_shapes(sizes: Sizes) -> dict[str, Shape]:
     shapes: dict[str, Shape] = {"cls_token": (1, 1, dim)}
     if model.abs_pos_emb:
         shapes["pos_embed"] = (1, grid * grid + 1, dim)
-    shapes |= {"patch_embed.proj.weight": (dim, 3, sizes.patch_size, sizes.patch_size), "patch_embed.proj.bias": (dim,)}
+    shapes |= _layer_shapes("patch_embed.proj", dim, 3, sizes.patch_size, sizes.patch_size)
     if model.shared_rel_pos_bias:
         shapes[SHARED_TABLE] = (table_rows(grid), sizes.num_heads)
     for layer in range(sizes.depth):
         shapes |= _block_shapes(f"blocks.{layer}.", sizes)
-    shapes |= _norm_shapes("fc_norm" if model.mean_pooling else "norm", dim)
+    shapes |= _layer_shapes("fc_norm" if model.mean_pooling else "norm", dim)
     if model.num_classes:
-        shapes |= {"head.weight": (model.num_classes, dim), "head.bias": (model.num_classes,)}
+        shapes |= _layer_shapes("head", model.num_classes, dim)
     return shapes
 
 
@@ -147,30 +147,20 @@ def _differences(sizes: Sizes, variant: Variant) -> list[str]:
     return [f"its {name} is {found}, not {wanted}" for name, (found, wanted) in pairs.items() if found != wanted]
 
 
+def _layer_shapes(name: str, *weight: int) -> dict[str, Shape]:
+    return {f"{name}.weight": weight, f"{name}.bias": weight[:1]}
+
+
 def _block_shapes(prefix: str, sizes: Sizes) -> dict[str, Shape]:
     dim, mlp_dim = sizes.embed_dim, sizes.mlp_dim
-    shapes: dict[str, Shape] = {
-        "attn.q_bias": (dim,),
-        "attn.v_bias": (dim,),
-        "attn.qkv.weight": (3 * dim, dim),
-        "attn.proj.weight": (dim, dim),
-        "attn.proj.bias": (dim,),
-        "mlp.fc1.weight": (mlp_dim, dim),
-        "mlp.fc1.bias": (mlp_dim,),
-        "mlp.fc2.weight": (dim, mlp_dim),
-        "mlp.fc2.bias": (dim,),
-        **_norm_shapes("norm1", dim),
-        **_norm_shapes("norm2", dim),
-    }
+    shapes: dict[str, Shape] = {"attn.q_bias": (dim,), "attn.v_bias": (dim,), "attn.qkv.weight": (3 * dim, dim)}
+    shapes |= _layer_shapes("attn.proj", dim, dim) | _layer_shapes("norm1", dim) | _layer_shapes("norm2", dim)
+    shapes |= _layer_shapes("mlp.fc1", mlp_dim, dim) | _layer_shapes("mlp.fc2", dim, mlp_dim)
     if sizes.model.layer_scale:
         shapes |= {"gamma_1": (dim,), "gamma_2": (dim,)}
     if sizes.model.rel_pos_bias:
         shapes[f"attn.{TABLE}"] = (table_rows(sizes.grid), sizes.num_heads)
     return {prefix + name: shape for name, shape in shapes.items()}
-
-
-def _norm_shapes(name: str, dim: int) -> dict[str, Shape]:
-    return {f"{name}.weight": (dim,), f"{name}.bias": (dim,)}
 
 
 def _pretraining_shapes(weights: Mapping[str, np.ndarray], sizes: Sizes) -> dict[str, Shape]:
@@ -179,10 +169,9 @@ def _pretraining_shapes(weights: Mapping[str, np.ndarray], sizes: Sizes) -> dict
     shapes: dict[str, Shape] = {"mask_token": (1, 1, dim)} if "mask_token" in weights else {}
     for head in ("lm_head", "cls_pt_lm_head"):
         if f"{head}.weight" in weights:
-            vocabulary = weights[f"{head}.weight"].shape[:1]
-            shapes |= {f"{head}.weight": (*vocabulary, dim), f"{head}.bias": vocabulary}
+            shapes |= _layer_shapes(head, len(weights[f"{head}.weight"]), dim)
     if "cls_pt_norm.weight" in weights:
-        shapes |= _norm_shapes("cls_pt_norm", dim)
+        shapes |= _layer_shapes("cls_pt_norm", dim)
     for layer in range(_count(weights, "cls_pt_layers")):
         shapes |= _block_shapes(f"cls_pt_layers.{layer}.", sizes)
     return shapes

@@ -100,12 +100,11 @@ MAX_NUMBER = 2**40
 
 def _rebuild_tensor(storage: Any, offset: Any, shape: Any, stride: Any, *_rest: Any) -> LazyTensor:
     """Stand-in for `torch._utils._rebuild_tensor_v2`; the arguments after the stride concern gradients."""
-    consistent = isinstance(shape, tuple) and isinstance(stride, tuple) and len(shape) == len(stride)
-    if not isinstance(storage, Storage) or not consistent or len(shape) > MAX_DIMENSIONS:
-        raise UnsafePickle("a tensor has a malformed description")
-    if not all(type(number) is int and 0 <= number < MAX_NUMBER for number in (offset, *shape, *stride)):
-        raise UnsafePickle("a tensor has a malformed description")
-    return LazyTensor(storage, offset, shape, stride)
+    if isinstance(storage, Storage) and isinstance(shape, tuple) and isinstance(stride, tuple):
+        numbers = (offset, *shape, *stride)
+        if len(shape) == len(stride) <= MAX_DIMENSIONS and all(type(n) is int and 0 <= n < MAX_NUMBER for n in numbers):
+            return LazyTensor(storage, offset, shape, stride)
+    raise UnsafePickle("a tensor has a malformed description")
 
 
 def _rebuild_parameter(tensor: Any, *_rest: Any) -> Any:
@@ -126,23 +125,19 @@ STORAGE_DTYPES = {
     "BoolStorage": "bool",
 }
 
-_TORCH_DTYPES = (
-    *("float16", "float32", "float64", "bfloat16", "half", "float", "double", "bool"),
-    *("uint8", "int8", "int16", "int32", "int64"),
-)
-
 _OPAQUE = {
-    "argparse": ("Action",),
-    "builtins": ("set", "frozenset", "bytearray", "complex", "slice", "range"),
-    "__builtin__": ("set", "frozenset", "bytearray", "complex", "slice", "range", "xrange"),
-    "_codecs": ("encode",),
-    "collections": ("defaultdict", "Counter", "deque"),
-    "datetime": ("datetime", "date", "timedelta"),
-    "numpy": ("dtype", "ndarray", "float64", "float32", "int64", "int32", "bool_"),
-    "numpy.core.multiarray": ("scalar", "_reconstruct"),
-    "numpy._core.multiarray": ("scalar", "_reconstruct"),
-    "pathlib": ("Path", "PosixPath", "PurePath", "PurePosixPath", "WindowsPath", "PureWindowsPath"),
-    "torch": ("Size", "device", "Generator", *_TORCH_DTYPES),
+    "argparse": "Action",
+    "builtins": "set frozenset bytearray complex slice range",
+    "__builtin__": "set frozenset bytearray complex slice range xrange",
+    "_codecs": "encode",
+    "collections": "defaultdict Counter deque",
+    "datetime": "datetime date timedelta",
+    "numpy": "dtype ndarray float64 float32 int64 int32 bool_",
+    "numpy.core.multiarray": "scalar _reconstruct",
+    "numpy._core.multiarray": "scalar _reconstruct",
+    "pathlib": "Path PosixPath PurePath PurePosixPath WindowsPath PureWindowsPath",
+    "torch": "Size device Generator bool uint8 int8 int16 int32 int64 "
+    "half float double bfloat16 float16 float32 float64",
 }
 
 ALLOWED: dict[tuple[str, str], Any] = {
@@ -154,7 +149,7 @@ ALLOWED: dict[tuple[str, str], Any] = {
     ("torch._utils", "_rebuild_parameter"): _Function(_rebuild_parameter),
     ("torch._utils", "_rebuild_parameter_with_state"): _Function(_rebuild_parameter),
     **{("torch", name): _StorageType(dtype) for name, dtype in STORAGE_DTYPES.items()},
-    **{(module, name): Opaque for module, names in _OPAQUE.items() for name in names},
+    **{(module, name): Opaque for module, names in _OPAQUE.items() for name in names.split()},
 }
 
 

@@ -21,10 +21,9 @@ def write_unilm_file(file: BinaryIO, arrays: Mapping[str, np.ndarray]) -> None:
 
     `torch.load(..., weights_only=True)` reads the file.
     """
-    entries = {"data.pkl": _pickle(arrays), "byteorder": b"little"}
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-        for name, data in entries.items():
-            _write_entry(archive, name, data)
+        _write_entry(archive, "data.pkl", _pickle(arrays))
+        _write_entry(archive, "byteorder", b"little")
         for key, array in enumerate(arrays.values()):
             _write_entry(archive, f"data/{key}", array.tobytes())
         _write_entry(archive, "version", b"3\n")
