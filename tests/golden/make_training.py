@@ -11,7 +11,7 @@ from pathlib import Path
 import mindspore
 import numpy as np
 from src.trainer.evaluate import EvalResult
-from src.weights.network_parameters import get_weights
+from src.weights.parameters import get_weights
 
 from src.data.imagenet import TrainBatch
 from src.model.model_info import ModelInfo
