@@ -178,8 +178,6 @@ class Config:
             yield "collect_input_data is True but the host sees no images in sink mode; set dataset_sink_mode to False"
         if self.dump_graph and self.pynative_mode:
             yield "dump_graph is True but pynative_mode compiles no graph; set one of them to False"
-        if self.rel_pos_bias and self.shared_rel_pos_bias:
-            yield "rel_pos_bias and shared_rel_pos_bias are both True; set one of them to False"
         for name, default in (("onnx_precision", "fp32"), ("with_preprocess", False)):
             if getattr(self, name) != default and self.file_format != "ONNX":
                 yield f"{name} is {getattr(self, name)} but file_format is {self.file_format}; set file_format to ONNX"

@@ -227,7 +227,6 @@ def test_yaml_values_are_read_as_on_the_command_line(tmp_path, text, name, value
         (["--use_pytorch_maxpool"], ["use_pytorch_maxpool is True", "set it to False"]),
         (["--train_num_samples", "0"], ["train_num_samples is 0", "-1 for all"]),
         (["--model_postfix", "a/b"], ["model_postfix is 'a/b'", "letters, digits"]),
-        (["--shared_rel_pos_bias"], ["rel_pos_bias and shared_rel_pos_bias", "set one of them to False"]),
         (["--dump_graph", "--pynative_mode"], ["dump_graph", "pynative_mode", "set one of them to False"]),
         (["--collect_input_data"], ["collect_input_data is True", "set dataset_sink_mode to False"]),
         (["--epochs"], ["--epochs", "--help"]),

@@ -23,7 +23,7 @@ from src.tools.saving import BEST_FILE
 from src.trainer.task import Metric, Task
 from src.vit import VisionTransformer, create_model
 from src.weights.checkpoint import load_checkpoint
-from src.weights.parameters import set_weights
+from src.weights.network_parameters import set_weights
 
 logger = logging.getLogger("beit")
 
