@@ -65,7 +65,7 @@ def _values_of_file(path: Path, script: Script) -> dict[str, Any]:
     return {name: value for name, value in values.items() if name in shared}
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
     """argparse that raises `UserError` and suggests the closest flag."""
 
     def error(self, message: str) -> NoReturn:
@@ -82,9 +82,9 @@ class _Parser(argparse.ArgumentParser):
         return known
 
 
-def _parser(script: Script) -> _Parser:
+def _parser(script: Script) -> Parser:
     required = " ".join(f"--{name} {name.upper()}" for name in script.required)
-    parser = _Parser(
+    parser = Parser(
         prog=script.command,
         usage=f"{script.command} {required} [--OPTION VALUE ...]",
         description=script.text,
