@@ -7,11 +7,12 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from src.errors import UserError, exit_code
 from src.model.model_info import IMAGENET_DEFAULT_MEAN_STD, IMAGENET_INCEPTION_MEAN_STD
 from src.model.variants import VARIANTS
+from src.options.command_line import Parser
 from src.weights.checkpoint import Checkpoint, save_checkpoint
 from src.weights.class_names import read_class_names
 from src.weights.foreign_writer import SUFFIXES, write_foreign
@@ -98,13 +99,6 @@ def add_fields(checkpoint: Checkpoint, fields: dict[str, Any]) -> Checkpoint:
         if name not in checkpoint.guessed and stored and stored != value:
             raise UserError(f"{name} is {value} on the command line and {stored} in the file: leave the option out")
     return replace(checkpoint, info=replace(checkpoint.info, **fields), guessed=checkpoint.guessed - set(fields))
-
-
-class Parser(argparse.ArgumentParser):
-    """Raises `UserError` for an invalid option."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; see --help")
 
 
 if __name__ == "__main__":

@@ -194,22 +194,22 @@ class _BeitGraph(GraphWriter):
         The layer scale is folded into the matrix unless float16 would lose its values there.
         """
         if not self.config.layer_scale:
-            return self.wide_linear(name, x, weight, bias)
+            return self.linear(name, x, weight, bias, wide=True)
         gamma = self.weights[gamma_name]
         if self.keeps(weight * gamma[:, None]):
-            return self.wide_linear(name, x, weight * gamma[:, None], bias * gamma)
-        y = self.wide_linear(name, x, weight, bias)
+            return self.linear(name, x, weight * gamma[:, None], bias * gamma, wide=True)
+        y = self.linear(name, x, weight, bias, wide=True)
         return self.node("Mul", f"{name}/scaled", [y, self.constant(f"{name}.layer_scale", gamma)])
 
-    def wide_linear(self, name: str, x: str, weight: np.ndarray, bias: np.ndarray) -> str:
-        """Return `x W^T + b` with the addition and the result in float32."""
-        y = self.node("MatMul", f"{name}/multiply", [x, self.factor(f"{name}.weight", weight.T)])
-        return self.node("Add", name, [self.widen(y), self.constant(f"{name}.bias", bias)])
+    def linear(self, name: str, x: str, weight: np.ndarray, bias: np.ndarray | None = None, wide: bool = False) -> str:
+        """Return `x W^T + b` with `weight` [out, in], stored transposed as MatMul takes it.
 
-    def linear(self, name: str, x: str, weight: np.ndarray, bias: np.ndarray | None = None) -> str:
-        """Return `x W^T + b` with `weight` [out, in], stored transposed as MatMul takes it."""
+        With `wide`, the addition and the result are float32.
+        """
         stored = self.factor(f"{name}.weight", weight.T)
         if bias is None:
             return self.node("MatMul", name, [x, stored])
         y = self.node("MatMul", f"{name}/multiply", [x, stored])
+        if wide:
+            return self.node("Add", name, [self.widen(y), self.constant(f"{name}.bias", bias)])
         return self.node("Add", name, [y, self.factor(f"{name}.bias", bias)])

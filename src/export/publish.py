@@ -35,19 +35,15 @@ def appears_whole(path: Path) -> Iterator[Path]:
 
 
 def _move(written: Path, target: Path) -> None:
-    """Rename a file or folder over an older one after its content is on disk."""
+    """Rename a file or folder over an older one after its content is on disk, with the permissions of a new file."""
+    mask = os.umask(0)
+    os.umask(mask)
     for file in [written, *written.rglob("*")]:
-        _make_readable(file)
+        # MindSpore's files are readable for the owner only, and not writable
+        file.chmod((0o777 if file.is_dir() else 0o666) & ~mask)
         if file.is_file():
             with open(file, "rb") as stream:
                 os.fsync(stream.fileno())
     if target.is_dir():
         shutil.rmtree(target)
     os.replace(written, target)
-
-
-def _make_readable(file: Path) -> None:
-    """Set the permissions of a new file: MindSpore's files are readable for the owner only, and not writable."""
-    mask = os.umask(0)
-    os.umask(mask)
-    file.chmod((0o777 if file.is_dir() else 0o666) & ~mask)

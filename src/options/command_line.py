@@ -68,16 +68,16 @@ def _unknown(word: str, options: Iterable[str]) -> UserError:
     return UserError(f"{word} is not an option{did_you_mean(word, flags) or '; see --help'}")
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
     """argparse that raises `UserError`."""
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}; see --help")
 
 
-def _parser(script: Script) -> _Parser:
+def _parser(script: Script) -> Parser:
     required = " ".join(f"--{name} {name.upper()}" for name in script.required)
-    parser = _Parser(
+    parser = Parser(
         prog=script.command,
         usage=f"{script.command} {required} [--OPTION VALUE ...]",
         description=script.text,

@@ -169,7 +169,7 @@ def _pretraining_shapes(weights: Mapping[str, np.ndarray], sizes: Sizes) -> dict
     shapes: dict[str, Shape] = {"mask_token": (1, 1, dim)} if "mask_token" in weights else {}
     for head in ("lm_head", "cls_pt_lm_head"):
         if f"{head}.weight" in weights:
-            shapes |= _layer_shapes(head, len(weights[f"{head}.weight"]), dim)
+            shapes |= _layer_shapes(head, *weights[f"{head}.weight"].shape[:1], dim)
     if "cls_pt_norm.weight" in weights:
         shapes |= _layer_shapes("cls_pt_norm", dim)
     for layer in range(_count(weights, "cls_pt_layers")):
