@@ -14,7 +14,9 @@ from PIL import Image
 
 from src.files.png_file import save_png
 from src.pictures.charts import COLORS, HEIGHT, WIDTH, confusion_chart, line_charts
-from src.tools.curves import CurvesPicture, charts_of
+from src.tools.callback import CurvesPicture, charts_of
+from src.tools.fine_tuning import CHARTS
+from src.trainer.loop import Callback
 from tests.test_loop import new_state, run
 from tests.tiny_project import ROOT
 
@@ -25,7 +27,7 @@ HISTORY = [
 
 
 def test_the_curves_are_the_columns_of_metrics_csv():
-    assert charts_of(HISTORY) == {
+    assert charts_of(HISTORY, CHARTS) == {
         "loss": {"training": [(1, 2.0), (2, 1.0)], "validation": [(1, 1.5), (2, 1.2)]},
         "top-1 accuracy, %": {"validation": [(1, 50.0), (2, 60.0)], "validation, EMA": [(2, 61.0)]},
         "learning rate": {"learning rate": [(1, 1e-3), (2, 5e-4)]},
@@ -38,7 +40,7 @@ def test_a_task_chooses_its_own_charts():
 
 
 def test_a_line_has_its_points_and_the_same_color_in_every_chart():
-    figure = line_charts(charts_of(HISTORY), "epoch", 1, 30)
+    figure = line_charts(charts_of(HISTORY, CHARTS), "epoch", 1, 30)
     loss, top1, rate = figure.axes
     assert [line.get_label() for line in loss.lines] == ["training", "validation"]
     assert loss.lines[0].get_xydata().tolist() == [[1, 2.0], [2, 1.0]]
@@ -65,21 +67,20 @@ def test_a_line_is_interrupted_where_it_has_no_value(tmp_path):
 def test_the_curves_are_drawn_after_every_epoch_and_when_a_run_resumes(tmp_path):
     path, seen = tmp_path / "curves.png", []
 
-    class Look(CurvesPicture):
+    class Look(Callback):
         def on_epoch_end(self, state):
-            super().on_epoch_end(state)
             seen.append(np.asarray(Image.open(path)).copy())
 
     state = new_state(epochs=3)
-    run(state, [Look(path)], ema=True)
+    run(state, [CurvesPicture(path, CHARTS), Look()], ema=True)
     assert [picture.shape[:2] for picture in seen] == [(3 * HEIGHT, WIDTH)] * 3
     assert not np.array_equal(seen[0], seen[1])
     assert not np.array_equal(seen[1], seen[2])
     path.unlink()
-    CurvesPicture(path).on_train_begin(state)
+    CurvesPicture(path, CHARTS).on_train_begin(state)
     assert np.array_equal(np.asarray(Image.open(path)), seen[2])
     path.unlink()
-    CurvesPicture(path).on_train_begin(new_state())
+    CurvesPicture(path, CHARTS).on_train_begin(new_state())
     assert not path.exists()
 
 
