@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 
 from src.config import TrainConfig, parse_args
 from src.data import assembly as data
 from src.runtime.gpu_libraries import require_gpu
-from src.runtime.rank import run_script
+from src.runtime.rank import STOP, run_script
 
 
 def main() -> int:
@@ -25,7 +26,8 @@ def main() -> int:
     from src.tools.resume import find_resumed, run_options
     from src.tools.run_folder import make_folders
     from src.tools.same_weights import require_same_start
-    from src.trainer.interrupt import stop_on_signal, stop_signals, stopped_exit_code
+    from src.trainer.ema import evaluate_with_average
+    from src.trainer.interrupt import stop_on_signal
     from src.trainer.loop import train
 
     ranks = build.start(config)
@@ -44,13 +46,14 @@ def main() -> int:
         return 0
 
     callbacks = build.build_callbacks(config, task, step, state, options, ranks, folders)
-    signals = stop_signals(ranks.size)
-    with stop_on_signal(state, signals):
-        train(steps, build.build_evaluation(task, step), callbacks, state, StopVote() if ranks.size > 1 else bool)
+    evaluate = partial(evaluate_with_average, partial(task.evaluate, None), step.ema)
+    with stop_on_signal(state, ranks.size):
+        train(steps, evaluate, callbacks, state, StopVote() if ranks.size > 1 else bool)
         if not state.stopping:
             report_best(config, task, folders, val_images)
         wait_for_all(ranks)
-    return stopped_exit_code(state, signals)
+    # another rank may have received the signal
+    return 128 + (state.stop_signal or STOP) if state.stopping else 0
 
 
 if __name__ == "__main__":

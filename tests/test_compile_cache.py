@@ -16,7 +16,7 @@ from mindspore import Tensor
 from src.config import Config
 from src.tools.compile_cache import cache_key, cached_step, compile_cache
 from src.tools.criterion import Classification, SoftTargetCrossEntropy
-from src.tools.optimizer import AdamW, parameter_groups
+from src.tools.optimizer import create_optimizer, parameter_groups
 from src.trainer.train_one_step_with_scale_and_clip_global_norm import (
     StepOptions,
     TrainOneStepWithScaleAndClipGlobalNorm,
@@ -79,7 +79,7 @@ def losses(folder: str) -> list[float]:
     groups = parameter_groups(((p.name, p.shape) for p in weights), weight_decay=0.1, layer_decay=0.9, depth=2)
     step = TrainOneStepWithScaleAndClipGlobalNorm(
         Classification(network, SoftTargetCrossEntropy()),
-        AdamW(weights, groups),
+        create_optimizer("adamw", weights, groups, beta=(0.9, 0.999), eps=1e-8, momentum=0.9),
         np.full(9, 1e-2),
         StepOptions(clip_grad_norm=1.0),
     )

@@ -24,13 +24,14 @@ from mindspore.train.summary_pb2 import Event
 
 from src.data.imagenet import TrainBatch
 from src.errors import UserError
-from src.tools.callback import LOSS, EvaluationLines, MetricsCsv, ProgressLines, Summaries
+from src.tools.callback import EvaluationLines, MetricsCsv, ProgressLines
 from src.tools.fine_tuning import TOP1, TOP5
 from src.tools.logs import start_logging
 from src.tools.saving import BestCheckpoints, CurrentCheckpoints, LastCheckpoint
+from src.tools.summaries import Summaries
 from src.trainer.interrupt import stop_on_signal
 from src.trainer.loop import STEPS_AHEAD, Callback, RunState, StepMeter, TrainingDiverged, train
-from src.trainer.task import Metric
+from src.trainer.task import LOSS, Metric
 from src.weights.checkpoint import Checkpoint, load_checkpoint
 from tests.networks import model_info
 from tests.tiny_project import ROOT
@@ -102,7 +103,7 @@ def run_without_evaluation(state: RunState, callbacks: list[Callback], values=(1
 
 
 def metrics_csv(path: Path) -> MetricsCsv:
-    return MetricsCsv(path, (), METRICS)
+    return MetricsCsv(path, METRICS)
 
 
 def test_hooks_are_called_in_order():
@@ -244,9 +245,9 @@ def test_the_meter_reads_the_json_of_earlier_versions():
 
 def test_step_metrics_are_printed_and_recorded_beside_the_loss(tmp_path, capsys):
     start_logging(None, terminal=True)
-    state = new_state(epochs=1, steps=3, step_metrics=tuple(metric.name for metric in TOKENS))
-    table = MetricsCsv(tmp_path / "metrics.csv", TOKENS, ())
-    run_without_evaluation(state, [ProgressLines(3, TOKENS), EvaluationLines((), 0), table])
+    state = new_state(epochs=1, steps=3, step_metrics=(LOSS, *TOKENS))
+    table = MetricsCsv(tmp_path / "metrics.csv", ())
+    run_without_evaluation(state, [ProgressLines(3), EvaluationLines((), 0), table])
     (line,) = capsys.readouterr().out.splitlines()
     assert line.startswith("epoch 1/1 step 3/3 loss 2.0000 token accuracy 1.500 codes 101 lr 1.000e-04 ")
     (row,) = csv.DictReader((tmp_path / "metrics.csv").open())
@@ -534,7 +535,7 @@ def events(path: Path) -> list[Event]:
 
 def test_summaries_hold_loss_rate_accuracy_and_images(tmp_path):
     state = new_state(epochs=1, steps=4)
-    summaries = Summaries(tmp_path, 2, images=True, graph=None)
+    summaries = Summaries(tmp_path, 2, images=True)
     run(state, [summaries], losses=lambda epoch, step: float(step))
     (path,) = tmp_path.iterdir()
     assert ".out.events.summary." in path.name

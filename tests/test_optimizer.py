@@ -10,6 +10,7 @@ import pytest
 from mindspore import Parameter, Tensor
 from mindspore import dtype as mstype
 
+from src.config import parse_args
 from src.errors import UserError
 from src.tools.optimizer import ParameterGroup, create_optimizer, parameter_groups
 from tests.golden import recipe_inputs as inputs
@@ -78,15 +79,21 @@ def test_the_head_learns_at_the_full_rate_and_the_patch_embedding_at_the_smalles
     assert [group.lr_scale for group in groups.values()] == [0.5**13, 0.5, 1.0]
 
 
-@pytest.mark.parametrize("layer_decay", [0.0, 1.5, float("nan")])
-def test_a_layer_decay_outside_its_range_is_refused(layer_decay):
-    with pytest.raises(UserError, match=rf"^layer_decay is {layer_decay:g}\b.*above 0.*at most 1"):
-        parameter_groups([], weight_decay=0.05, layer_decay=layer_decay, depth=2)
-
-
-def test_an_unknown_optimizer_is_refused_with_the_known_ones():
-    with pytest.raises(UserError, match=r"^optimizer 'adam' .*adamw, momentum$"):
-        create_optimizer("adam", [], {}, beta=(0.9, 0.999), eps=1e-8, momentum=0.9)
+@pytest.mark.parametrize(
+    ("name", "values", "limits"),
+    [
+        ("layer_decay", (0.0, 1.5, "nan"), ("more than 0", "at most 1")),
+        ("loss_scale", (0.0, -1.0, 0.5, "inf", "nan"), ("at least 1",)),
+        ("clip_grad_norm", (0.0, -1.0, "nan"), ("more than 0",)),
+        ("optimizer", ("adam",), ("adamw, momentum",)),
+        ("lr_scheduler", ("cosine",), ("cosine_lr, constant_lr, multistep_lr, exp_lr",)),
+    ],
+)
+def test_values_outside_the_limits_of_an_option_are_refused(name, values, limits):
+    for value in values:
+        with pytest.raises(UserError, match=rf"--{name} is {value}\b") as error:
+            parse_args(["--config_path", "beit_base_patch16_224_ft1k", f"--{name}", str(value)], "train")
+        assert all(limit in str(error.value) for limit in limits)
 
 
 @pytest.mark.parametrize("name", ["adamw", "momentum"])

@@ -12,13 +12,20 @@ import numpy as np
 import pytest
 
 from src.config import Config
-from src.data.imagenet import TrainBatch
+from src.data.imagenet import ImageFolder, TrainBatch
 from src.errors import UserError
 from src.tools.cell import restore
 from src.tools.criterion import Classification, SoftTargetCrossEntropy
 from src.tools.logs import start_logging
 from src.tools.optimizer import create_optimizer, parameter_groups
-from src.tools.resume import check_same_run, find_resume_point, run_options, training_state
+from src.tools.resume import (
+    check_same_run,
+    find_resumed,
+    given_checkpoint,
+    newest_checkpoint,
+    run_options,
+    training_state,
+)
 from src.tools.starting_point import continue_run
 from src.trainer.feed import host_steps
 from src.trainer.loop import RunState, train
@@ -64,7 +71,7 @@ def test_auto_resumes_the_newest_checkpoint_by_epoch_and_step_and_not_by_file_da
     for epoch, step in ((1, 5), (2, 4), (9, 5)):
         write(tmp_path, epoch, step)
     write(tmp_path, 99, 1).rename(tmp_path / f"{ARCH}-best-99_top1_1.0000.ckpt")
-    point = find_resume_point("auto", tmp_path, ARCH)
+    point = newest_checkpoint(tmp_path, ARCH)
     assert point.path == newest
     assert point.checkpoint.weights["head.bias"] == 51
     (line,) = lines()
@@ -77,7 +84,7 @@ def test_auto_skips_damaged_checkpoints_and_names_them(tmp_path, lines):
     empty = tmp_path / f"{ARCH}-2_3.ckpt"
     empty.touch()
     weights_only = write(tmp_path, 2, 4, optimizer=None, training=None)
-    assert find_resume_point("auto", tmp_path, ARCH).path == good
+    assert newest_checkpoint(tmp_path, ARCH).path == good
     first, second, third, fourth = lines()
     for line, path in ((first, weights_only), (second, empty), (third, damaged)):
         assert line.startswith(f"skipped: {path} ")
@@ -87,11 +94,12 @@ def test_auto_skips_damaged_checkpoints_and_names_them(tmp_path, lines):
 
 def test_auto_starts_from_the_beginning_without_checkpoints_and_says_so(tmp_path, lines):
     for folder in (tmp_path, tmp_path / "missing"):
-        assert find_resume_point("auto", folder, ARCH) is None
+        assert newest_checkpoint(folder, ARCH) is None
         (line,) = lines()
         assert str(folder) in line
         assert "starting from the beginning" in line
-    assert find_resume_point(None, tmp_path, ARCH) is None
+    images = ImageFolder(tmp_path, (), (), np.zeros(0, np.int32))
+    assert find_resumed(Config(ckpt_root_dir=str(tmp_path)), OPTIONS, images) is None
     assert lines() == []
 
 
@@ -99,34 +107,34 @@ def test_auto_does_not_start_from_the_beginning_if_all_checkpoints_are_damaged(t
     write(tmp_path, 1, 5, damaged=True)
     write(tmp_path, 2, 5, damaged=True)
     with pytest.raises(UserError, match=rf"^none of the 2 checkpoints in .*{ARCH}-2_5.ckpt.*: move them away"):
-        find_resume_point("auto", tmp_path, ARCH)
+        newest_checkpoint(tmp_path, ARCH)
 
 
 def test_a_given_file_is_resumed_and_a_damaged_one_is_refused(tmp_path, lines):
     path = write(tmp_path, 1, 5)
-    assert find_resume_point(str(path), Path("elsewhere"), ARCH).path == path
+    assert given_checkpoint(path, ARCH).path == path
     (line,) = lines()
     assert str(path) in line
     path = write(tmp_path, 2, 1, damaged=True)
     with pytest.raises(UserError, match="is damaged"):
-        find_resume_point(str(path), tmp_path, ARCH)
+        given_checkpoint(path, ARCH)
     with pytest.raises(UserError, match=r"missing\.ckpt"):
-        find_resume_point(str(tmp_path / "missing.ckpt"), tmp_path, ARCH)
+        given_checkpoint(tmp_path / "missing.ckpt", ARCH)
 
 
 def test_a_file_with_later_checkpoints_of_its_run_is_refused(tmp_path):
     path = write(tmp_path, 1, 2)
     write(tmp_path, 1, 5)
     with pytest.raises(UserError, match=rf"{ARCH}-1_2.ckpt .*{ARCH}-1_5.ckpt.*: move it away.*--resume auto"):
-        find_resume_point(str(path), tmp_path, ARCH)
+        given_checkpoint(path, ARCH)
     copy = tmp_path / "copy.ckpt"
     shutil.copy(path, copy)
-    assert find_resume_point(str(copy), tmp_path, ARCH).path == copy
+    assert given_checkpoint(copy, ARCH).path == copy
 
 
 def test_every_differing_option_is_named_with_both_values(tmp_path):
     write(tmp_path, 1, 2)
-    point = find_resume_point("auto", tmp_path, ARCH)
+    point = newest_checkpoint(tmp_path, ARCH)
     check_same_run(OPTIONS | {"an option of a later version": 1}, point)
     with pytest.raises(UserError) as error:
         check_same_run(OPTIONS | {"base_lr": 0.2, "seed": 3}, point)
@@ -275,10 +283,10 @@ def test_a_checkpoint_of_an_earlier_version_resumes():
         StepOptions(LossScaling(), recipe.CLIP_GRAD_NORM, square_sum=network.layers.square_sum),
     )
     state = RunState(recipe.EPOCHS, recipe.STEPS, recipe.BATCH_SIZE, recipe.LEARNING_RATES)
-    point = find_resume_point("auto", GOLDEN, recipe.ARCH)
+    point = newest_checkpoint(GOLDEN, recipe.ARCH)
     check_same_run(recipe.OPTIONS, point)
     restore({p.name: p for p in network.get_parameters()}, point.checkpoint.weights, point.path)
-    continue_run(step.state(), state, point.checkpoint, point.path)
+    continue_run(step.state(), state, point)
     assert (state.epoch, state.step, state.history[0]["ema_top1"]) == (1, 2, 60.0)
     train(host_steps(step, RecipeLoader()), dict, [], state)
     with np.load(GOLDEN / "end.npz") as end:

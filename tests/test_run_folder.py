@@ -13,7 +13,6 @@ from src.runtime.distributed import Ranks
 from src.tools.run_folder import (
     make_folders,
     make_run_folder,
-    remove_unfinished_files,
     require_no_earlier_run,
     require_space,
     size_of_checkpoints,
@@ -61,13 +60,6 @@ def test_only_one_run_at_a_time_may_use_a_folder(tmp_path):
     take_folder(tmp_path).close()
 
 
-def test_unfinished_files_of_a_killed_run_are_deleted(tmp_path):
-    for name in (".a-1_2.ckpt.77.partial", "a-1_1.ckpt", ".other"):
-        (tmp_path / name).touch()
-    remove_unfinished_files(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".other", "a-1_1.ckpt"]
-
-
 def roots(tmp_path) -> dict[str, str]:
     return {f"{name}_root_dir": str(tmp_path / name) for name in ("ckpt", "best_ckpt", "logs", "summary")}
 
@@ -76,12 +68,12 @@ def test_a_resumed_run_cleans_and_locks_its_folders_and_a_new_run_refuses_them(t
     config = Config(arch=ARCH, model_postfix="1", **roots(tmp_path))
     best = tmp_path / "best_ckpt" / f"{ARCH}_1"
     best.mkdir(parents=True)
-    for name in (".best.ckpt.77.partial", "best.ckpt"):
+    for name in (".best.ckpt.77.partial", "best.ckpt", ".other"):
         (best / name).touch()
     with pytest.raises(UserError, match=rf"best_ckpt/{ARCH}_1 .*--resume auto"):
         make_folders(config, Ranks(), resumed=False)
     folders = make_folders(config, Ranks(), resumed=True)
-    assert [path.name for path in best.iterdir()] == ["best.ckpt"]
+    assert sorted(path.name for path in best.iterdir()) == [".other", "best.ckpt"]
     with pytest.raises(UserError, match="another run"):
         make_folders(config, Ranks(), resumed=True)
     folders.lock.close()

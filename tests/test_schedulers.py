@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from src.config import SCHEDULES, Config
 from src.errors import UserError
-from src.tools.schedulers import SCHEDULES, Schedule, learning_rates
+from src.tools.schedulers import learning_rates
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "recipe.npz")
 OPTIONS = {
@@ -25,7 +26,7 @@ OPTIONS = {
 
 
 def rates(name: str, *, steps_per_epoch: int = 5, **changes) -> np.ndarray:
-    return learning_rates(Schedule(lr_scheduler=name, **{**OPTIONS, **changes}), steps_per_epoch)
+    return learning_rates(Config(lr_scheduler=name, **{**OPTIONS, **changes}), steps_per_epoch)
 
 
 @pytest.mark.parametrize("case", range(len(GOLDEN["schedule_cases"])))
@@ -114,13 +115,8 @@ def test_a_schedule_has_one_value_per_step_between_its_limits(
 
 
 def test_a_warm_up_longer_than_the_run_is_refused():
-    with pytest.raises(UserError, match=r"^warmup_length is 13\b.*between 0 and epochs, which is 12$"):
+    with pytest.raises(UserError, match=r"^warmup_length is 13\b.*epochs is 12\b"):
         rates("cosine_lr", warmup_length=13)
-
-
-def test_an_unknown_schedule_is_refused_with_the_known_ones():
-    with pytest.raises(UserError, match=r"^lr_scheduler 'cosine' .*cosine_lr, constant_lr, multistep_lr, exp_lr$"):
-        rates("cosine")
 
 
 def test_a_floor_above_the_base_rate_is_refused():

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from mindspore import Parameter, Tensor
 
+from src.config import Config
 from src.errors import UserError
 from src.tools.cell import restore
 from src.tools.logs import start_logging
-from src.tools.resume import training_state
-from src.tools.starting_point import check_place, continue_run, load_weights, start_at_epoch
+from src.tools.resume import ResumePoint, training_state
+from src.tools.starting_point import check_place, load_weights, set_starting_point
 from src.trainer.loop import RunState
 from src.weights.checkpoint import Checkpoint, save_checkpoint
 from tests.networks import model_info, variant_network
@@ -79,7 +80,7 @@ def state_parameters() -> dict[str, Parameter]:
     }
 
 
-def stored(epoch: int = 2, step: int = 2, **changes: object) -> Checkpoint:
+def stored(epoch: int = 2, step: int = 2, **changes: object) -> ResumePoint:
     state = run_state()
     state.epoch, state.step = epoch, step
     state.history = [{"epoch": number, "top1": 50.0} for number in (1, 2)]
@@ -90,7 +91,7 @@ def stored(epoch: int = 2, step: int = 2, **changes: object) -> Checkpoint:
         "optimizer": {"iteration": np.int32(12), "exp_avg.head.bias": np.arange(3, dtype=np.float32)},
         "training": training_state(state, {}),
     }
-    return Checkpoint(**(values | changes))
+    return ResumePoint(PATH, Checkpoint(**(values | changes)))
 
 
 def run_state(epochs: int = 4, steps_per_epoch: int = 5) -> RunState:
@@ -99,14 +100,14 @@ def run_state(epochs: int = 4, steps_per_epoch: int = 5) -> RunState:
 
 def test_start_epoch_sets_the_epoch_and_the_place_in_the_schedule():
     parameters, state = state_parameters(), run_state()
-    start_at_epoch(parameters, state, 3)
+    set_starting_point(Config(start_epoch=3), parameters, state, None)
     assert (state.epoch, state.step, state.iteration) == (3, 0, 15)
     assert parameters["optimizer.iteration"].asnumpy() == 15
 
 
 def test_a_run_continues_at_its_step_with_its_optimizer_and_its_history():
     parameters, state = state_parameters(), run_state()
-    continue_run(parameters, state, stored(), PATH)
+    set_starting_point(Config(), parameters, state, stored())
     assert (state.epoch, state.step) == (2, 2)
     assert parameters["optimizer.iteration"].asnumpy() == 12
     assert parameters["optimizer.exp_avg.head.bias"].asnumpy().tolist() == [0, 1, 2]
@@ -115,7 +116,7 @@ def test_a_run_continues_at_its_step_with_its_optimizer_and_its_history():
 
 
 @pytest.mark.parametrize(
-    ("checkpoint", "state", "expected"),
+    ("continued", "state", "expected"),
     [
         (stored(), run_state(steps_per_epoch=7), ("run-3_2.ckpt", "epoch of 5 steps", "7 steps")),
         (stored(ema={"head.bias": np.zeros(3)}), run_state(), ("only the file has ema.head.bias", "with_ema")),
@@ -131,19 +132,20 @@ def test_a_run_continues_at_its_step_with_its_optimizer_and_its_history():
         ),
     ],
 )
-def test_a_state_that_does_not_fit_is_refused_and_changes_nothing(checkpoint, state, expected):
+def test_a_state_that_does_not_fit_is_refused_and_changes_nothing(continued, state, expected):
     parameters = state_parameters()
     with pytest.raises(UserError) as error:
-        continue_run(parameters, state, checkpoint, PATH)
+        set_starting_point(Config(), parameters, state, continued)
     assert all(part in str(error.value) for part in expected)
     assert parameters["optimizer.iteration"].asnumpy() == 0
     assert (state.epoch, state.step) == (0, 0)
 
 
 def test_a_run_that_stopped_after_an_epoch_continues_with_epochs_of_another_length():
-    state = run_state(steps_per_epoch=7)
-    continue_run(state_parameters(), state, stored(step=0), PATH)
+    parameters, state = state_parameters(), run_state(steps_per_epoch=7)
+    set_starting_point(Config(), parameters, state, stored(step=0))
     assert (state.epoch, state.step) == (2, 0)
+    assert parameters["optimizer.iteration"].asnumpy() == 14
 
 
 @pytest.mark.parametrize(
@@ -155,9 +157,15 @@ def test_a_run_that_stopped_after_an_epoch_continues_with_epochs_of_another_leng
 )
 def test_a_start_that_contradicts_the_checkpoint_is_refused(epochs, start_epoch, expected):
     with pytest.raises(UserError) as error:
-        check_place(run_state(epochs=epochs), stored(), PATH, start_epoch)
+        check_place(Config(epochs=epochs, start_epoch=start_epoch, warmup_length=0), stored())
     assert all(part in str(error.value) for part in expected)
-    check_place(run_state(), stored(), PATH, 2)
+    check_place(Config(epochs=4, start_epoch=2, warmup_length=0), stored())
+
+
+@pytest.mark.parametrize("changes", [{"optimizer": None}, {"training": None}, {"training": {"epoch": 2}}])
+def test_a_checkpoint_without_the_state_of_a_run_is_refused(changes):
+    with pytest.raises(UserError, match=r"run-3_2.ckpt .*no state of a training run.*pretrained, with"):
+        stored(**changes)
 
 
 def test_weights_are_restored_to_the_bit_and_all_or_none():

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
-from src.errors import UserError
+from src.config import Config
 from src.layers.cpu import CPU
 from src.layers.layers import STOCK
 from src.tools.criterion import Classification, SoftTargetCrossEntropy
 from src.tools.optimizer import ParameterGroup, create_optimizer, parameter_groups
-from src.tools.schedulers import Schedule, learning_rates
+from src.tools.schedulers import learning_rates
 from src.trainer.accumulation import AccumulatedStep
 from src.trainer.task import Metric, Objective
 from src.trainer.train_one_step_with_ema import TrainOneStepWithEMA
@@ -119,20 +119,18 @@ def beit_step(amp_level="O0", scaling=GROWING, layers=CPU):
         layer_decay=inputs.LAYER_DECAY,
         depth=inputs.SIZES["depth"],
     )
-    schedule = Schedule(
+    config = Config(
         lr_scheduler="cosine_lr",
         base_lr=inputs.BASE_LR,
         min_lr=inputs.MIN_LR,
         warmup_lr=inputs.WARMUP_LR,
         warmup_length=inputs.WARMUP_EPOCHS,
         epochs=inputs.EPOCHS,
-        lr_adjust=1,
-        lr_gamma=1.0,
     )
     step = TrainOneStepWithEMA(
         Classification(network, SoftTargetCrossEntropy()),
         create_optimizer("adamw", weights, groups, beta=inputs.BETA, eps=inputs.EPS, momentum=0.9),
-        learning_rates(schedule, inputs.STEPS_PER_EPOCH),
+        learning_rates(config, inputs.STEPS_PER_EPOCH),
         inputs.EMA_DECAY,
         StepOptions(scaling, inputs.CLIP_GRAD_NORM, square_sum=network.layers.square_sum),
     )
@@ -454,15 +452,3 @@ def test_the_square_sum_is_accurate_for_millions_of_values_and_shows_what_is_not
         assert total == pytest.approx(float((part.astype(np.float64) ** 2).sum()), rel=2e-6)
     for bad in (np.inf, -np.inf, np.nan):
         assert not np.isfinite(layers.square_sum(Tensor(np.float32([1, bad]))).asnumpy())
-
-
-@pytest.mark.parametrize("loss_scale", [0.0, -1.0, 0.5, float("inf"), float("nan")])
-def test_a_loss_scale_that_is_not_a_number_of_at_least_1_is_refused(loss_scale):
-    with pytest.raises(UserError, match=rf"^loss_scale is {loss_scale:g}\b.* at least 1$"):
-        LossScale(LossScaling(loss_scale))
-
-
-@pytest.mark.parametrize("norm", [0.0, -1.0, float("nan")])
-def test_a_clipping_norm_that_is_not_above_0_is_refused(norm):
-    with pytest.raises(UserError, match=rf"^clip_grad_norm is {norm:g}\b.* above 0.*use_clip_grad_norm"):
-        simple_step(Product(), Total(), clip_grad_norm=norm)

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from tensorboardX.proto.event_pb2 import Event
 
-from src.tools.callback import ProgressBar, Scalars
+from src.tools.callback import ProgressBar
 from src.tools.fine_tuning import TOP1
-from src.tools.tensorboard_file import TensorBoardFile
+from src.tools.summaries import Summaries
+from src.trainer.task import LOSS
 from tests.test_loop import TOKENS, new_state, run, run_without_evaluation
 
 
@@ -65,10 +66,9 @@ def tensorboard_points(folder) -> dict[tuple[str, int], float]:
 
 
 def test_tensorboard_has_the_curves_of_the_summaries(tmp_path):
-    folder = tmp_path / "tensorboard"
     state = new_state(epochs=1, steps=4)
-    run(state, [Scalars(TensorBoardFile(folder), 2)], losses=lambda epoch, step: float(step), ema=True)
-    points = tensorboard_points(folder)
+    run(state, [Summaries(tmp_path, 2, tensorboard=True)], losses=lambda epoch, step: float(step), ema=True)
+    points = tensorboard_points(tmp_path / "tensorboard")
     assert points["loss", 2] == 1.0
     assert points["loss", 4] == 3.0
     assert points["learning_rate", 4] == pytest.approx(1e-4)
@@ -82,10 +82,10 @@ def test_tensorboard_has_the_curves_of_the_summaries(tmp_path):
 
 
 def test_step_metrics_appear_in_the_status_and_among_the_curves(tmp_path):
-    state = new_state(epochs=1, steps=4, step_metrics=tuple(metric.name for metric in TOKENS))
-    run_without_evaluation(state, [Scalars(TensorBoardFile(tmp_path / "tensorboard"), 4, TOKENS)])
+    state = new_state(epochs=1, steps=4, step_metrics=(LOSS, *TOKENS))
+    run_without_evaluation(state, [Summaries(tmp_path, 4, tensorboard=True)])
     points = tensorboard_points(tmp_path / "tensorboard")
     assert (points["loss", 4], points["token_accuracy", 4], points["codes", 4]) == (4.0, 3.5, 103.0)
     assert {name for name, _ in points} == {"loss", "token_accuracy", "codes", "learning_rate"}
     state.meter.sums, state.meter.finite = np.array([5.0, 1.0, 30.0]), 2
-    assert ProgressBar(TOKENS).status(state, 1.0).startswith("loss 2.5000 token accuracy 0.500 codes 15 lr ")
+    assert ProgressBar().status(state, 1.0).startswith("loss 2.5000 token accuracy 0.500 codes 15 lr ")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import astuple, dataclass
 
 import numpy as np
 from mindspore import Tensor
@@ -24,10 +24,6 @@ class EvalResult:
     def as_printed(self) -> dict[str, float]:
         """Return the dictionary that eval.py prints."""
         return {"Loss": round(self.loss, 6), "Top1-Acc": round(self.top1, 4), "Top5-Acc": round(self.top5, 4)}
-
-    def metrics(self) -> dict[str, float]:
-        """Return the values by name."""
-        return asdict(self)
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""What a run prints and records: progress lines, a live bar, metrics.csv, MindInsight and TensorBoard files."""
+"""What a run prints and records after steps and epochs: progress lines, a live bar, metrics.csv and curves.png."""
 
 from __future__ import annotations
 
@@ -12,27 +12,24 @@ from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
-from mindspore import nn
 from tqdm import tqdm
 
 from src.data.decode import UnreadableImages
 from src.files.atomic_file import write_atomically
-from src.tools.summary_file import SummaryFile
-from src.tools.tensorboard_file import TensorBoardFile
+from src.files.png_file import save_png
+from src.pictures.charts import line_charts
+from src.trainer.ema import METRIC_PREFIX
 from src.trainer.loop import Callback, RunState
-from src.trainer.task import Batch, Metric
+from src.trainer.task import Batch, Charts, Metric
 
 logger = logging.getLogger("beit")
-
-LOSS = Metric("loss", "loss", ".6f", ".4f")  # the first value of every objective
-EMA = "ema_"  # begins the names of the averaged weights' metrics
 
 
 class ProgressLines(Callback):
     """A line every `every` steps: loss and step metrics since the last line, learning rate, images/s, time left."""
 
-    def __init__(self, every: int, step_metrics: Sequence[Metric] = ()) -> None:
-        self._every, self._metrics = every, (LOSS, *step_metrics)
+    def __init__(self, every: int) -> None:
+        self._every = every
 
     def on_epoch_begin(self, state: RunState) -> None:
         self._mark(state)
@@ -44,8 +41,8 @@ class ProgressLines(Callback):
         meter = state.meter
         meter.drain()
         steps, finite, skipped = meter.steps - self._steps, meter.finite - self._finite, meter.skipped - self._skipped
-        means = (meter.sums - self._sums) / finite if finite else np.full(len(self._metrics), np.nan)
-        text = progress(state, self._metrics, means, (time.perf_counter() - self._since) / steps)
+        means = (meter.sums - self._sums) / finite if finite else np.full(len(state.step_metrics), np.nan)
+        text = progress(state, means, (time.perf_counter() - self._since) / steps)
         overflows = f" ({skipped} of {steps} steps skipped: overflow)" if skipped else ""
         logger.info(f"{state.epoch_text} step {state.step}/{state.steps_per_epoch} {text}{overflows}")
         self._mark(state)
@@ -62,11 +59,9 @@ class ProgressBar(Callback):
     `result` is the metric of the last evaluation to show.
     """
 
-    FORMAT = "{desc} |{bar}| {n_fmt}/{total_fmt}{postfix}"
-
-    def __init__(self, step_metrics: Sequence[Metric] = (), result: Metric | None = None) -> None:
-        self._metrics, self._result = (LOSS, *step_metrics), result
-        self._bar: tqdm | None = None
+    def __init__(self, result: Metric | None = None) -> None:
+        self._result = result
+        self._bar = tqdm(disable=True)
 
     def on_epoch_begin(self, state: RunState) -> None:
         self._since, self._step = time.perf_counter(), state.step
@@ -74,7 +69,7 @@ class ProgressBar(Callback):
             total=state.steps_per_epoch,
             initial=state.step,
             desc=state.epoch_text,
-            bar_format=self.FORMAT,
+            bar_format="{desc} |{bar}| {n_fmt}/{total_fmt}{postfix}",
             leave=False,
             dynamic_ncols=True,
             disable=not sys.stderr.isatty(),
@@ -82,33 +77,29 @@ class ProgressBar(Callback):
 
     def on_step_end(self, state: RunState, batch: Batch | None) -> None:
         """Advance the bar, and remove it after the last step of the epoch."""
-        if self._bar is not None:
-            seconds_per_step = (time.perf_counter() - self._since) / (state.step - self._step)
-            self._bar.set_postfix_str(self.status(state, seconds_per_step), refresh=False)
-            self._bar.update()
-            if state.step == state.steps_per_epoch:
-                self._bar.close()
+        seconds_per_step = (time.perf_counter() - self._since) / (state.step - self._step)
+        self._bar.set_postfix_str(self.status(state, seconds_per_step), refresh=False)
+        self._bar.update()
+        if state.step == state.steps_per_epoch:
+            self._bar.close()
 
     def on_train_end(self, state: RunState) -> None:
         """Remove the bar of an epoch that was stopped in the middle."""
-        if self._bar is not None:
-            self._bar.close()
+        self._bar.close()
 
     def status(self, state: RunState, seconds_per_step: float) -> str:
         """Return the progress, with means over the epoch's steps read so far, and the last result."""
-        text = progress(state, self._metrics, state.meter.means, seconds_per_step)
+        text = progress(state, state.meter.means, seconds_per_step)
         if self._result is None or not state.history:
             return text
         return f"{text} {self._result.text(state.history[-1][self._result.name])}"
 
 
-def progress(state: RunState, metrics: Sequence[Metric], means: np.ndarray, seconds_per_step: float) -> str:
+def progress(state: RunState, means: np.ndarray, seconds_per_step: float) -> str:
     """Return means, learning rate, speed and time left as text."""
-    speed, left = (
-        state.images_per_step / seconds_per_step,
-        timedelta(seconds=round(state.steps_left * seconds_per_step)),
-    )
-    return f"{_texts(metrics, means)} lr {state.learning_rate:.3e} {speed:.1f} images/s left {left}"
+    speed = state.images_per_step / seconds_per_step
+    left = timedelta(seconds=round(state.steps_left * seconds_per_step))
+    return f"{_texts(state.step_metrics, means)} lr {state.learning_rate:.3e} {speed:.1f} images/s left {left}"
 
 
 class EvaluationLines(Callback):
@@ -118,7 +109,7 @@ class EvaluationLines(Callback):
         self._metrics, self._images = metrics, images
 
     def on_epoch_end(self, state: RunState) -> None:
-        for prefix, kind in (("", ""), (EMA, "EMA ")):
+        for prefix, kind in (("", ""), (METRIC_PREFIX, "EMA ")):
             values = [state.metrics[prefix + m.name] for m in self._metrics if prefix + m.name in state.metrics]
             if values:
                 text = _texts(self._metrics, values)
@@ -148,36 +139,25 @@ class UnreadableLines(Callback):
 class MetricsCsv(Callback):
     """The history of the run in `path`, one row per epoch. Without EMA, the columns of averaged weights stay empty."""
 
-    def __init__(self, path: Path, step_metrics: Sequence[Metric], metrics: Sequence[Metric]) -> None:
-        self._path = path
-        self._columns = {  # name: number format
-            "epoch": "d",
-            "train_loss": LOSS.csv_format,
-            **{f"train_{metric.name}": metric.csv_format for metric in step_metrics},
-            "learning_rate": ".6e",
-            "skipped_steps": "d",
-            **{prefix + metric.name: metric.csv_format for prefix in ("", EMA) for metric in metrics},
-            "images_per_second": ".1f",
-            "seconds": ".1f",
-        }
+    def __init__(self, path: Path, metrics: Sequence[Metric]) -> None:
+        self._path, self._metrics = path, metrics
 
     def on_train_begin(self, state: RunState) -> None:
         """Write the header and the rows of earlier epochs."""
+        self._columns = {  # name: number format
+            "epoch": "d",
+            **{f"train_{metric.name}": metric.csv_format for metric in state.step_metrics},
+            "learning_rate": ".6e",
+            "skipped_steps": "d",
+            **{prefix + metric.name: metric.csv_format for prefix in ("", METRIC_PREFIX) for metric in self._metrics},
+            "images_per_second": ".1f",
+            "seconds": ".1f",
+        }
         if not state.history and state.epoch and self._path.exists():
             state.history = self._rows(state.epoch)
-        self._write(state)
+        self.on_epoch_end(state)
 
     def on_epoch_end(self, state: RunState) -> None:
-        self._write(state)
-
-    def _rows(self, epochs: int) -> list[dict[str, float]]:
-        """Read the rows of the first `epochs` epochs, for a run with a `start_epoch` and no checkpoint state."""
-        with self._path.open(newline="", encoding="utf-8") as file:
-            rows = [{name: float(text) for name, text in row.items() if text} for row in csv.DictReader(file)]
-        integers = [name for name, form in self._columns.items() if form == "d"]
-        return [row | {name: int(row[name]) for name in integers} for row in rows if row["epoch"] <= epochs]
-
-    def _write(self, state: RunState) -> None:
         text = io.StringIO(newline="")
         writer = csv.DictWriter(text, self._columns)
         writer.writeheader()
@@ -185,69 +165,39 @@ class MetricsCsv(Callback):
             writer.writerow({name: format(record[name], f) for name, f in self._columns.items() if name in record})
         write_atomically(self._path, lambda file: file.write(text.getvalue().encode()))
 
+    def _rows(self, epochs: int) -> list[dict[str, float]]:
+        """Read the rows of the first `epochs` epochs, for a run with a `start_epoch` and no checkpoint state."""
+        kinds = {name: int if form == "d" else float for name, form in self._columns.items()}
+        with self._path.open(newline="", encoding="utf-8") as file:
+            rows = [{n: kinds.get(n, float)(text) for n, text in row.items() if text} for row in csv.DictReader(file)]
+        return [row for row in rows if row["epoch"] <= epochs]
 
-class Scalars(Callback):
-    """Curves in `file`: the objective's values and the learning rate every `every` steps, and metrics every epoch.
 
-    A metric of the evaluation that has the name of a curve of the steps is called `validation_NAME`.
-    """
+class CurvesPicture(Callback):
+    """The `charts` over all epochs of the run in the PNG file `path`."""
 
-    def __init__(self, file: SummaryFile | TensorBoardFile, every: int, step_metrics: Sequence[Metric] = ()) -> None:
-        self._file, self._every = file, every
-        self._names = [metric.name for metric in (LOSS, *step_metrics)]
+    def __init__(self, path: Path, charts: Charts) -> None:
+        self._path, self._charts = path, charts
 
-    def on_step_end(self, state: RunState, batch: Batch | None) -> None:
-        """Write a point if one is due."""
-        if state.step % self._every == 0 and state.meter.last_values is not None:
-            values = dict(zip(self._names, state.meter.last_values.asnumpy().tolist()))
-            self._write_step(state.iteration, values | {"learning_rate": state.learning_rate}, batch)
+    def on_train_begin(self, state: RunState) -> None:
+        """Draw the epochs of a resumed run, which may have been killed before it drew them."""
+        self.on_epoch_end(state)
 
     def on_epoch_end(self, state: RunState) -> None:
-        """Write the metrics of the epoch's evaluation."""
-        points = {}
-        for key, value in state.metrics.items():
-            prefix, name = (EMA, key.removeprefix(EMA)) if key.startswith(EMA) else ("", key)
-            points[prefix + (f"validation_{name}" if name in self._names else name)] = value
-        self._file.write(state.iteration, points)
-
-    def on_train_end(self, state: RunState) -> None:
-        self._file.close()
-
-    def _write_step(self, step: int, values: Mapping[str, float], batch: Batch | None) -> None:
-        self._file.write(step, values)
+        if charts := charts_of(state.history, self._charts):
+            save_png(line_charts(charts, "epoch", first=1, last=state.epochs), self._path)
 
 
-class Summaries(Scalars):
-    """MindInsight summaries in `folder`: the curves of `Scalars`, images and the graph.
-
-    Args:
-        images: whether to add the first image of a batch with every point, as the network sees it.
-        graph: the cell whose compiled graph is added once; None for no graph.
-    """
-
-    def __init__(
-        self, folder: Path, every: int, step_metrics: Sequence[Metric] = (), *, images: bool, graph: nn.Cell | None
-    ) -> None:
-        self._summaries = SummaryFile(folder)
-        super().__init__(self._summaries, every, step_metrics)
-        self._images, self._graph = images, graph
-
-    def on_step_end(self, state: RunState, batch: Batch | None) -> None:
-        """Write a point if one is due, and the graph after it was compiled."""
-        if self._graph is not None:
-            self._summaries.write_graph(self._graph)
-            self._graph = None
-        super().on_step_end(state, batch)
-
-    def _write_step(self, step: int, values: Mapping[str, float], batch: Batch | None) -> None:
-        image = _as_picture(batch.image[:1]) if self._images and batch is not None else None
-        self._summaries.write(step, values, image)
-
-
-def _as_picture(image: np.ndarray) -> np.ndarray:
-    """Stretch a normalized batch [B, 3, S, S] to 0..255, the range that MindInsight shows."""
-    low, high = image.min(), image.max()
-    return (image - low) * (255.0 / max(float(high - low), 1e-6))
+def charts_of(
+    history: Sequence[Mapping[str, float]], charts: Charts
+) -> dict[str, dict[str, list[tuple[float, float]]]]:
+    """Return the points of each line by chart and name; columns that no record has are left out."""
+    found: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    for title, columns in charts.items():
+        for name, column in columns.items():
+            if points := [(record["epoch"], record[column]) for record in history if column in record]:
+                found.setdefault(title, {})[name] = points
+    return found
 
 
 def _texts(metrics: Sequence[Metric], values: Sequence[float] | np.ndarray) -> str:

@@ -16,11 +16,10 @@ from src.model.model_config import TrainingOptions
 from src.model.model_info import ModelInfo
 from src.report.report import report_on
 from src.runtime.distributed import Ranks
-from src.tools.callback import LOSS
 from src.tools.criterion import Classification, SoftTargetCrossEntropy
 from src.tools.run_folder import Folders
 from src.tools.saving import BEST_FILE
-from src.trainer.task import Metric, Task
+from src.trainer.task import LOSS, Metric, Task
 from src.vit import VisionTransformer, create_model
 from src.weights.checkpoint import load_checkpoint
 from src.weights.network_parameters import set_weights

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -15,31 +15,29 @@ from src.config import Config
 from src.runtime.device import start_device
 from src.runtime.distributed import Ranks, join, launched_ranks, total_over_ranks
 from src.tools.callback import (
+    CurvesPicture,
     EvaluationLines,
     MetricsCsv,
     ProgressBar,
     ProgressLines,
-    Scalars,
-    Summaries,
     UnreadableLines,
 )
 from src.tools.cell import weights_of
 from src.tools.compile_cache import cached_step
-from src.tools.curves import CurvesPicture
 from src.tools.logs import start_logging
 from src.tools.optimizer import create_optimizer, parameter_groups
 from src.tools.resume import ResumePoint, run_checkpoint
 from src.tools.run_folder import Folders, check_space, make_run_folder, run_name, write_class_names
 from src.tools.same_weights import SameWeights
 from src.tools.saving import BestCheckpoints, CurrentCheckpoints, LastCheckpoint, Snapshot
-from src.tools.schedulers import Schedule, learning_rates
+from src.tools.schedulers import learning_rates
 from src.tools.starting_point import load_starting_weights, set_starting_point
-from src.tools.tensorboard_file import TensorBoardFile
+from src.tools.summaries import Summaries
 from src.trainer.accumulation import AccumulatedStep, TrainStep
-from src.trainer.ema import WeightEMA, evaluate_with_average
+from src.trainer.ema import METRIC_PREFIX, WeightEMA
 from src.trainer.feed import host_steps, sink_steps
 from src.trainer.loop import Callback, EpochSteps, RunState
-from src.trainer.task import Objective, Task
+from src.trainer.task import LOSS, Objective, Task
 from src.trainer.train_one_step_with_ema import TrainOneStepWithEMA
 from src.trainer.train_one_step_with_scale_and_clip_global_norm import (
     LossScaling,
@@ -66,27 +64,22 @@ def start_logs(config: Config, ranks: Ranks) -> None:
     start_logging(folder / f"rank_{ranks.rank}.log", terminal=ranks.is_first)
 
 
-def new_state(config: Config, task: Task) -> RunState:
-    """Return a run at its beginning, with its learning rates."""
-    return RunState(
-        epochs=config.epochs,
-        steps_per_epoch=task.train_loader.steps_per_epoch,
-        images_per_step=task.train_loader.global_batch,
-        learning_rates=learning_rates(Schedule.of(config), task.train_loader.steps_per_epoch),
-        step_metrics=tuple(metric.name for metric in task.objective.metrics),
-        max_nonfinite_steps=config.max_nonfinite_steps,
-    )
-
-
 def build_training(
     config: Config, task: Task, ranks: Ranks, folders: Folders | None, resumed: ResumePoint | None
 ) -> tuple[RunState, TrainStep]:
     """Load the weights, build the training step, and set both to the place where the run starts or resumes."""
-    state = new_state(config, task)
-    loaded = load_starting_weights(config, task.network, resumed)
+    state = RunState(
+        epochs=config.epochs,
+        steps_per_epoch=task.train_loader.steps_per_epoch,
+        images_per_step=task.train_loader.global_batch,
+        learning_rates=learning_rates(config, task.train_loader.steps_per_epoch),
+        step_metrics=(LOSS, *task.objective.metrics),
+        max_nonfinite_steps=config.max_nonfinite_steps,
+    )
+    continued = load_starting_weights(config, task.network, resumed)
     step = build_train_step(config, task.network, task.objective, state.learning_rates, ranks)
     check_space(config, folders, task.network, step)
-    set_starting_point(config, step.state(), state, loaded, resumed)
+    set_starting_point(config, step.state(), state, continued)
     return state, step
 
 
@@ -129,11 +122,6 @@ def build_feed(config: Config, task: Task, step: TrainStep, ranks: Ranks) -> Epo
     return host_steps(take, task.train_loader)
 
 
-def build_evaluation(task: Task, step: TrainStep) -> Callable[[], Mapping[str, float]]:
-    """Return a function that evaluates the weights and, if there is one, their moving average."""
-    return partial(evaluate_with_average, partial(task.evaluate, None), step.ema)
-
-
 def build_callbacks(
     config: Config,
     task: Task,
@@ -147,18 +135,18 @@ def build_callbacks(
 
     `options` identify the run in its checkpoints; see `src.tools.resume.run_options`.
     """
-    step_metrics = task.objective.metrics
     callbacks: list[Callback] = [
-        ProgressLines(config.print_loss_every, step_metrics),
+        ProgressLines(config.print_loss_every),
         EvaluationLines(task.metrics, task.val_images),
     ]
     if ranks.size > 1:
         callbacks.append(SameWeights(ranks, task.network))
+    compiled = step.update if isinstance(step, AccumulatedStep) else step
     if folders is not None:
         write_class_names(folders.checkpoints, task.info.class_names)
         write_class_names(folders.best, task.info.class_names)
         callbacks += [
-            ProgressBar(step_metrics, task.ranked_by),
+            ProgressBar(task.ranked_by),
             # First of those that write: after a kill, the others restore their files from this one.
             CurrentCheckpoints(
                 folders.checkpoints,
@@ -166,22 +154,19 @@ def build_callbacks(
                 config.ckpt_keep_num,
                 config.ckpt_save_every_step,
                 config.ckpt_save_every_seconds,
-                partial(run_checkpoint, step, task.network, task.info, state, options),
+                partial(run_checkpoint, step, task, state, options),
             ),
             build_best(config, task, step.ema, folders),
-            MetricsCsv(folders.logs / "metrics.csv", step_metrics, task.metrics),
+            MetricsCsv(folders.logs / "metrics.csv", task.metrics),
             CurvesPicture(folders.logs / "curves.png", task.charts),
             Summaries(
                 folders.summaries,
                 config.summary_loss_collect_freq,
-                step_metrics,
+                tensorboard=config.tensorboard,
                 images=config.collect_input_data,
-                graph=step.graph_cell if config.dump_graph else None,
+                graph=compiled if config.dump_graph else None,
             ),
         ]
-        if config.tensorboard:
-            file = TensorBoardFile(folders.summaries / "tensorboard")
-            callbacks.append(Scalars(file, config.summary_loss_collect_freq, step_metrics))
     unreadable = task.train_loader.unreadable
     return [*callbacks, UnreadableLines(unreadable, partial(total_over_ranks, ranks))]
 
@@ -192,5 +177,5 @@ def build_best(config: Config, task: Task, ema: WeightEMA | None, folders: Folde
     if task.ranked_by is None:
         return LastCheckpoint(folders.best, snapshots[""])
     if ema is not None:
-        snapshots["ema_"] = lambda: Checkpoint(ema.arrays(), task.info)
+        snapshots[METRIC_PREFIX] = lambda: Checkpoint(ema.arrays(), task.info)
     return BestCheckpoints(folders.best, config.arch, config.best_ckpt_num, task.ranked_by, snapshots)

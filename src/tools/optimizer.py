@@ -10,10 +10,6 @@ import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 from mindspore import dtype as mstype
 
-from src.errors import UserError
-
-OPTIMIZERS = ("adamw", "momentum")
-
 # `VisionTransformer.no_weight_decay` of unilm beit/modeling_finetune.py
 NO_WEIGHT_DECAY = ("pos_embed", "cls_token")
 
@@ -43,22 +39,18 @@ def parameter_groups(
     weight_decay: float,
     layer_decay: float,
     depth: int,
-    skip: Sequence[str] = NO_WEIGHT_DECAY,
 ) -> dict[str, ParameterGroup]:
     """Return learning-rate scale and weight decay of every parameter, as in unilm beit/optim_factory.py.
 
-    One-dimensional parameters, biases and those named in `skip` do not decay. The scale is
+    One-dimensional parameters, biases and those of `NO_WEIGHT_DECAY` do not decay. The scale is
     layer_decay ** (depth + 1 - layer), so the head learns at the full rate.
     """
-    if not 0 < layer_decay <= 1:
-        raise UserError(f"layer_decay is {layer_decay:g}: set it above 0 and to at most 1 (1: no layer decay)")
-    return {
-        name: ParameterGroup(
-            lr_scale=layer_decay ** (depth + 1 - layer_id(name, depth)),
-            weight_decay=0.0 if len(shape) == 1 or name.endswith(".bias") or name in skip else weight_decay,
-        )
-        for name, shape in names_and_shapes
-    }
+    groups = {}
+    for name, shape in names_and_shapes:
+        decays = len(shape) > 1 and not name.endswith(".bias") and name not in NO_WEIGHT_DECAY
+        lr_scale = layer_decay ** (depth + 1 - layer_id(name, depth))
+        groups[name] = ParameterGroup(lr_scale, weight_decay if decays else 0.0)
+    return groups
 
 
 def create_optimizer(
@@ -70,12 +62,10 @@ def create_optimizer(
     eps: float,
     momentum: float,
 ) -> AdamW | Momentum:
-    """Return the optimizer `name`; `beta` and `eps` are for adamw, `momentum` for momentum. `UserError` if unknown."""
+    """Return the optimizer `name`: "adamw", with `beta` and `eps`, or "momentum", with `momentum`."""
     if name == "adamw":
-        return AdamW(parameters, groups, beta=beta, eps=eps)
-    if name == "momentum":
-        return Momentum(parameters, groups, momentum=momentum)
-    raise UserError(f"optimizer '{name}' is unknown: choose one of {', '.join(OPTIMIZERS)}")
+        return AdamW(parameters, groups, beta, eps)
+    return Momentum(parameters, groups, momentum)
 
 
 class _GroupedOptimizer(nn.Cell):
@@ -94,11 +84,10 @@ class _GroupedOptimizer(nn.Cell):
         parameters = sorted(parameters, key=lambda parameter: groups[parameter.name])
         self.weights = ParameterTuple(parameters)
         kinds = [groups[parameter.name] for parameter in parameters]
-        distinct = sorted(set(kinds))
-        self.scales = tuple(kind.lr_scale for kind in distinct)
-        self.decays = tuple(kind.weight_decay for kind in distinct)
-        self.begins = tuple(kinds.index(kind) for kind in distinct)
-        self.ends = (*self.begins[1:], len(kinds))
+        # of each group: lr_scale, weight_decay, and begin and end of its slice
+        self.slices = tuple(
+            (*kind, kinds.index(kind), kinds.index(kind) + kinds.count(kind)) for kind in sorted(set(kinds))
+        )
         self.halves = ParameterTuple([p for p in parameters if p.dtype == mstype.float16])
         self.masters = ParameterTuple([_state("master", half, half.asnumpy()) for half in self.halves])
         masters = {half.name: master for half, master in zip(self.halves, self.masters)}
@@ -127,9 +116,8 @@ class AdamW(_GroupedOptimizer):
         self,
         parameters: Sequence[Parameter],
         groups: Mapping[str, ParameterGroup],
-        *,
-        beta: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
+        beta: tuple[float, float],
+        eps: float,
     ) -> None:
         super().__init__(parameters, groups)
         # The kernel's betas are float32, and 1 - float32(0.999) differs from 0.001 by 1.3e-5 (relative). The bias
@@ -158,9 +146,8 @@ class AdamW(_GroupedOptimizer):
         beta2 = ops.where(applied, Tensor(self.beta2, mstype.float32), 1.0)
         eps = c2_root * self.eps
         decay = c1 / c2_root
-        for i in range(len(self.scales)):
-            begin, end = self.begins[i], self.ends[i]
-            numbers = (rate * self.scales[i], beta1, beta2, eps, decay * self.decays[i])
+        for lr_scale, weight_decay, begin, end in self.slices:
+            numbers = (rate * lr_scale, beta1, beta2, eps, decay * weight_decay)
             self.map(
                 ops.partial(_adamw, numbers),
                 self.updated[begin:end],
@@ -178,21 +165,17 @@ class Momentum(_GroupedOptimizer):
     State: `optimizer.momentum_buffer.<name>` (float32, the weight's shape).
     """
 
-    def __init__(
-        self, parameters: Sequence[Parameter], groups: Mapping[str, ParameterGroup], *, momentum: float = 0.9
-    ) -> None:
+    def __init__(self, parameters: Sequence[Parameter], groups: Mapping[str, ParameterGroup], momentum: float) -> None:
         super().__init__(parameters, groups)
         self.momentum = momentum
         self.momentum_buffer = ParameterTuple([_state("momentum_buffer", weight) for weight in self.weights])
 
     def construct(self, gradients: tuple[Tensor, ...], learning_rate: Tensor, applied: Tensor) -> None:
-        """See `AdamW.construct`."""
         rate = ops.where(applied, learning_rate, 0.0)
         momentum = ops.where(applied, Tensor(self.momentum, mstype.float32), 1.0)
-        for i in range(len(self.scales)):
-            begin, end = self.begins[i], self.ends[i]
-            decay = ops.where(applied, Tensor(self.decays[i], mstype.float32), 0.0)
-            update = ops.partial(_momentum, rate * self.scales[i], momentum, decay)
+        for lr_scale, weight_decay, begin, end in self.slices:
+            decay = ops.where(applied, Tensor(weight_decay, mstype.float32), 0.0)
+            update = ops.partial(_momentum, rate * lr_scale, momentum, decay)
             self.map(update, self.updated[begin:end], self.momentum_buffer[begin:end], gradients[begin:end])
         self.round_masters()
 

@@ -9,17 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mindspore import nn
-
 from src.config import CALLBACKS, EXPORT, HARDWARE, Config
 from src.data.image_folder import ImageFolder, check_class_names
 from src.errors import UserError
-from src.model.model_info import ModelInfo
 from src.tools.cell import weights_of
 from src.tools.run_folder import run_name
 from src.tools.saving import checkpoint_place, current_checkpoints
 from src.trainer.accumulation import TrainStep
 from src.trainer.loop import RunState
+from src.trainer.task import Task
 from src.weights.checkpoint import OPTIMIZER_PREFIX, Checkpoint, load_checkpoint
 
 logger = logging.getLogger("beit")
@@ -41,10 +39,22 @@ TRAINING_STATE = frozenset({"epoch", "step", "steps_per_epoch", "meter", "histor
 
 @dataclass(frozen=True)
 class ResumePoint:
-    """A checkpoint with the state of a training run."""
+    """A checkpoint with the state of a training run, read from `path`. Raises `UserError` without that state."""
 
     path: Path
     checkpoint: Checkpoint
+
+    def __post_init__(self) -> None:
+        if not self.checkpoint.optimizer or not TRAINING_STATE.issubset(self.training):
+            raise UserError(
+                f"{self.path} has weights but no state of a training run: give a file of ckpt_root_dir, or load only "
+                f"its weights (pretrained, with exclude_epoch_state True)"
+            )
+
+    @property
+    def training(self) -> Mapping[str, Any]:
+        """The values of `training_state`."""
+        return self.checkpoint.training or {}
 
 
 def run_options(config: Config, images: int, validation_images: int, ranks: int) -> dict[str, Any]:
@@ -67,27 +77,24 @@ def find_resumed(config: Config, options: Mapping[str, Any], images: ImageFolder
 
     Raises `UserError` if its run had other `options` (see `run_options`) or training images of other classes.
     """
-    point = find_resume_point(config.resume, Path(config.ckpt_root_dir) / run_name(config), config.arch)
+    if config.resume is None:
+        return None
+    if config.resume == AUTO:
+        point = newest_checkpoint(Path(config.ckpt_root_dir) / run_name(config), config.arch)
+    else:
+        point = given_checkpoint(Path(config.resume), config.arch)
     if point is not None:
         check_same_run(options, point)
         check_class_names(point.checkpoint.info.class_names, images, f"the checkpoint {point.path}")
     return point
 
 
-def find_resume_point(resume: str | None, folder: Path, arch: str) -> ResumePoint | None:
-    """Return the checkpoint of the file `resume`, or for `auto` the newest good one in the run's `folder`.
-
-    Returns None without `resume`, and for `auto` without checkpoints. Raises `UserError` for a damaged file, a file
-    with later ones of its run, and a folder whose checkpoints are all damaged.
-    """
-    if resume is None:
-        return None
-    if resume != AUTO:
-        return _given(Path(resume), arch)
+def newest_checkpoint(folder: Path, arch: str) -> ResumePoint | None:
+    """Return the newest good checkpoint in `folder`, None without checkpoints; `UserError` if all are damaged."""
     found = current_checkpoints(folder, arch)
     for path in reversed(found):
         try:
-            point = ResumePoint(path, require_state(load_checkpoint(path), path))
+            point = ResumePoint(path, load_checkpoint(path))
         except UserError as error:
             logger.info("skipped: %s", error)
             continue
@@ -102,7 +109,8 @@ def find_resume_point(resume: str | None, folder: Path, arch: str) -> ResumePoin
     return None
 
 
-def _given(path: Path, arch: str) -> ResumePoint:
+def given_checkpoint(path: Path, arch: str) -> ResumePoint:
+    """Read the checkpoint `path`; raises `UserError` if it is damaged, or later ones of its run are beside it."""
     place = checkpoint_place(path, arch)
     later = [other.name for other in current_checkpoints(path.parent, arch) if checkpoint_place(other, arch) > place]
     if place and later:
@@ -110,19 +118,9 @@ def _given(path: Path, arch: str) -> ResumePoint:
             f"{path} has later checkpoints of its run beside it, which would be overwritten ({', '.join(later)}): "
             f"move {'it' if len(later) == 1 else 'them'} away, or pass --resume auto"
         )
-    point = ResumePoint(path, require_state(load_checkpoint(path), path))
+    point = ResumePoint(path, load_checkpoint(path))
     logger.info("resuming %s", path)
     return point
-
-
-def require_state(checkpoint: Checkpoint, path: Path) -> Checkpoint:
-    """Return `checkpoint`, read from `path`; raises `UserError` if it has no state of a training run."""
-    if not checkpoint.optimizer or not TRAINING_STATE.issubset(checkpoint.training or {}):
-        raise UserError(
-            f"{path} has weights but no state of a training run: give a file of ckpt_root_dir, or load only its "
-            f"weights (pretrained, with exclude_epoch_state True)"
-        )
-    return checkpoint
 
 
 def check_same_run(options: Mapping[str, Any], point: ResumePoint) -> None:
@@ -130,7 +128,7 @@ def check_same_run(options: Mapping[str, Any], point: ResumePoint) -> None:
 
     Options that only one of the two has are ignored: another version of this program wrote the file.
     """
-    stored = (point.checkpoint.training or {}).get("options", {})
+    stored = point.training["options"]
     differing = [
         f"{name} is {options[name]} here and {stored[name]} there"
         for name in options
@@ -143,18 +141,12 @@ def check_same_run(options: Mapping[str, Any], point: ResumePoint) -> None:
         )
 
 
-def run_checkpoint(
-    step: TrainStep,
-    network: nn.Cell,
-    info: ModelInfo,
-    state: RunState,
-    options: Mapping[str, Any],
-) -> Checkpoint:
+def run_checkpoint(step: TrainStep, task: Task, state: RunState, options: Mapping[str, Any]) -> Checkpoint:
     """Return the whole state of a run, from which it resumes; `options` are those of `run_options`."""
     optimizer = {name: p.asnumpy() for name, p in step.state().items() if name.startswith(OPTIMIZER_PREFIX)}
     return Checkpoint(
-        weights=weights_of(network),
-        info=info,
+        weights=weights_of(task.network),
+        info=task.info,
         ema=None if step.ema is None else step.ema.arrays(),
         optimizer={name.removeprefix(OPTIMIZER_PREFIX): array for name, array in optimizer.items()},
         training=training_state(state, options),

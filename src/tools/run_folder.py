@@ -47,18 +47,18 @@ def make_folders(config: Config, ranks: Ranks, *, resumed: bool) -> Folders | No
         return None
     run = run_name(config)
     checkpoints = make_run_folder(config.ckpt_root_dir, run)
-    lock = take_folder(checkpoints)
     folders = Folders(
-        logs=make_run_folder(config.logs_root_dir, run),
+        lock=take_folder(checkpoints),
         checkpoints=checkpoints,
         best=make_run_folder(config.best_ckpt_root_dir, run),
+        logs=make_run_folder(config.logs_root_dir, run),
         summaries=make_run_folder(config.summary_root_dir, run),
-        lock=lock,
     )
     for folder in (folders.checkpoints, folders.best, folders.logs):
         if not resumed and config.start_epoch == 0 and config.exclude_epoch_state:
             require_no_earlier_run(folder)
-        remove_unfinished_files(folder)
+        for unfinished in folder.glob(f".*{TEMPORARY_SUFFIX}"):  # of a run that was killed while it wrote
+            unfinished.unlink()
     return folders
 
 
@@ -101,37 +101,30 @@ def take_folder(folder: Path) -> IO[str]:
     return lock
 
 
-def remove_unfinished_files(folder: Path) -> None:
-    """Delete the temporary files of a run that was killed while it wrote."""
-    for path in folder.glob(f".*{TEMPORARY_SUFFIX}"):
-        path.unlink(missing_ok=True)
-
-
 def check_space(config: Config, folders: Folders | None, network: nn.Cell, step: TrainStep) -> None:
     """Raise `UserError` if the checkpoints would not fit on the disk. One more than is kept exists for a moment."""
     if folders is None:
         return
     weights = sum(parameter.size * 4 for parameter in network.get_parameters())
     whole = weights + sum(parameter.nbytes for parameter in step.state().values())
-    kinds = 1 if step.ema is None else 2
-    needs = {
-        folders.checkpoints: (config.ckpt_keep_num + 1) * whole,
-        folders.best: (config.best_ckpt_num + 1) * kinds * weights,
-    }
-    require_space({folder: need - size_of_checkpoints(folder) for folder, need in needs.items()})
+    best = weights if step.ema is None else 2 * weights
+    require_space(
+        {folders.checkpoints: (config.ckpt_keep_num + 1) * whole, folders.best: (config.best_ckpt_num + 1) * best}
+    )
 
 
 def require_space(needs: Mapping[Path, int]) -> None:
-    """Raise `UserError` if a disk has less free space than its folders need; `needs` maps folders to bytes."""
+    """Raise `UserError` if a disk has too little free space; `needs` maps folders to the bytes of their checkpoints."""
     by_disk: dict[int, list[Path]] = {}
     for folder in needs:
         by_disk.setdefault(folder.stat().st_dev, []).append(folder)
     for folders in by_disk.values():
-        needed, free = sum(needs[folder] for folder in folders), shutil.disk_usage(folders[0]).free
+        needed = sum(needs[folder] - size_of_checkpoints(folder) for folder in folders)
+        free = shutil.disk_usage(folders[0]).free
         if needed > free:
             raise UserError(
-                f"{' and '.join(map(str, folders))} need up to {_gigabytes(needed)} for checkpoints, but their disk "
-                f"has {_gigabytes(free)} left: free some, choose another disk, or lower ckpt_keep_num or best_ckpt_num"
+                f"{' and '.join(map(str, folders))} need up to {needed / 1e9:.3g} GB for checkpoints, but their disk "
+                f"has {free / 1e9:.3g} GB left: free some, choose another disk, or lower ckpt_keep_num or best_ckpt_num"
             )
 
 
@@ -145,7 +138,3 @@ def write_class_names(folder: Path, class_names: tuple[str, ...]) -> None:
     """Write one name per line, in the order of the logits."""
     text = "".join(f"{name}\n" for name in class_names)
     write_atomically(folder / CLASS_NAMES_FILE, lambda file: file.write(text.encode()))
-
-
-def _gigabytes(size: int) -> str:
-    return f"{size / 1e9:.3g} GB"

@@ -6,7 +6,7 @@ import logging
 import re
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from src.files.atomic_file import link_atomically
@@ -46,11 +46,8 @@ class CurrentCheckpoints(Callback):
     def __init__(
         self, folder: Path, arch: str, keep: int, every_steps: int, every_seconds: int, snapshot: Snapshot
     ) -> None:
-        self._folder, self._arch, self._keep = folder, arch, keep
+        self._folder, self._arch, self._keep, self._snapshot = folder, arch, keep, snapshot
         self._every_steps, self._every_seconds = every_steps, every_seconds
-        self._snapshot = snapshot
-        self._written: list[Path] = []
-        self._last = time.monotonic()
 
     def on_train_begin(self, state: RunState) -> None:
         """Start the clock, and list the files of an earlier part of this run, so that they are rotated too.
@@ -86,9 +83,7 @@ class CurrentCheckpoints(Callback):
     def _write(self, state: RunState) -> None:
         path = self._folder / f"{self._arch}-{state.epoch + 1}_{state.step}.ckpt"
         save_checkpoint(path, self._snapshot())
-        if path in self._written:
-            self._written.remove(path)
-        self._written.append(path)
+        self._written = [other for other in self._written if other != path] + [path]
         while len(self._written) > self._keep:
             self._written.pop(0).unlink(missing_ok=True)
         self._last = time.monotonic()
@@ -101,7 +96,7 @@ class BestFile:
     negated: float  # the value times -1, for the order
     epoch: int
     averaged: bool
-    path: Path = field(compare=False)
+    path: Path
 
 
 class BestCheckpoints(Callback):
@@ -116,59 +111,56 @@ class BestCheckpoints(Callback):
     def __init__(self, folder: Path, arch: str, keep: int, metric: Metric, snapshots: Mapping[str, Snapshot]) -> None:
         self._folder, self._arch, self._keep, self._metric = folder, arch, keep, metric
         self._snapshots = snapshots
-        self._files: list[BestFile] = []
 
     def on_train_begin(self, state: RunState) -> None:
-        """List the files of an earlier part of this run, and write those that a kill prevented."""
-        name = rf"{re.escape(self._arch)}-(ema-)?best-(\d+)_{self._metric.name}_(-?[\d.]+)\.ckpt"
-        for path in self._folder.glob("*.ckpt"):
-            if match := re.fullmatch(name, path.name):
-                self._files.append(BestFile(-float(match[3]), int(match[2]), bool(match[1]), path))
-        if state.step == 0:
-            self._consider(state, {(file.epoch, file.averaged) for file in self._files})
+        """Finish the work that a kill prevented."""
+        if state.history and state.step == 0:
+            self._write(state.history[-1], replace=False)
         self._update()
 
     def on_epoch_end(self, state: RunState) -> None:
         """Write the weights if they are among the best, and delete the file that no longer is."""
-        self._consider(state, set())
+        self._write(state.history[-1], replace=True)
         self._update()
 
     def on_train_end(self, state: RunState) -> None:
-        if self._files:
-            best = min(self._files)
+        for best in self._files()[:1]:
             text = f"{'EMA ' if best.averaged else ''}{self._metric.text(-best.negated)}, epoch {best.epoch}"
             logger.info("best weights: %s (%s)", self._folder / BEST_FILE, text)
 
-    def _consider(self, state: RunState, written: set[tuple[int, bool]]) -> None:
-        """Write the weights of the last epoch if they are among the best and not yet `written`."""
+    def _files(self) -> list[BestFile]:
+        """Return the files of this run, the best first."""
+        name = rf"{re.escape(self._arch)}-(ema-)?best-(\d+)_{self._metric.name}_(-?[\d.]+)\.ckpt"
+        matches = ((re.fullmatch(name, path.name), path) for path in self._folder.glob("*.ckpt"))
+        return sorted(BestFile(-float(m[3]), int(m[2]), bool(m[1]), path) for m, path in matches if m)
+
+    def _write(self, record: Mapping[str, float], *, replace: bool) -> None:
+        """Write the weights of the epoch of `record` if they are among the best.
+
+        An epoch that is trained again, on another device for example, has a file already: `replace` deletes that first.
+        """
+        epoch = int(record["epoch"])
         for prefix, snapshot in self._snapshots.items():
-            record = state.history[-1] if state.history else {}
-            value, epoch, averaged = record.get(prefix + self._metric.name), int(record.get("epoch", 0)), bool(prefix)
-            if value is None or (epoch, averaged) in written:
-                continue
-            kind = "ema-best" if averaged else "best"
+            kind, value = "ema-best" if prefix else "best", record[prefix + self._metric.name]
             path = self._folder / f"{self._arch}-{kind}-{epoch}_{self._metric.name}_{value:.4f}.ckpt"
-            new = BestFile(-round(value, 4), epoch, averaged, path)
-            # an epoch that is trained again, on another device for example, replaces its earlier file
-            old = [file for file in self._files if (file.epoch, file.averaged) == (epoch, averaged)]
-            self._files = [file for file in self._files if file not in old]
-            rivals = [file for file in self._files if file.averaged == averaged]
-            is_best = new in sorted([new, *rivals])[: self._keep]
-            if is_best:
-                save_checkpoint(path, snapshot())
-                self._files.append(new)
+            new = BestFile(-round(value, 4), epoch, bool(prefix), path)
+            others = [file for file in self._files() if file.averaged == new.averaged]
+            old = [file for file in others if file.epoch == epoch]
+            if old and not replace:
+                continue
             for file in old:
-                if not is_best or file.path != path:
-                    file.path.unlink(missing_ok=True)
+                file.path.unlink()
+            if sum(file < new for file in others if file not in old) < self._keep:
+                save_checkpoint(path, snapshot())
 
     def _update(self) -> None:
         """Point best.ckpt to the best file, then delete the files beyond `keep`."""
-        if self._files:
-            link_atomically(min(self._files).path, self._folder / BEST_FILE)
+        files = self._files()
+        if files:
+            link_atomically(files[0].path, self._folder / BEST_FILE)
         for averaged in (False, True):
-            for file in sorted(file for file in self._files if file.averaged == averaged)[self._keep :]:
-                file.path.unlink(missing_ok=True)
-                self._files.remove(file)
+            for file in [file for file in files if file.averaged == averaged][self._keep :]:
+                file.path.unlink()
 
 
 class LastCheckpoint(Callback):
@@ -180,7 +172,7 @@ class LastCheckpoint(Callback):
     def on_train_begin(self, state: RunState) -> None:
         """Write the weights of a run that resumes after an epoch; a kill may have prevented that."""
         if state.history and state.step == 0:
-            save_checkpoint(self._path, self._snapshot())
+            self.on_epoch_end(state)
 
     def on_epoch_end(self, state: RunState) -> None:
         save_checkpoint(self._path, self._snapshot())

@@ -14,7 +14,7 @@ from src.data.assembly import describe_model
 from src.errors import UserError
 from src.model.model_info import ModelInfo
 from src.tools.cell import restore
-from src.tools.resume import ResumePoint, require_state
+from src.tools.resume import ResumePoint
 from src.trainer.loop import RunState, StepMeter
 from src.weights.agreement import agreed_info
 from src.weights.checkpoint import EMA_PREFIX, OPTIMIZER_PREFIX, Checkpoint
@@ -24,19 +24,28 @@ from src.weights.pretrained import load_pretrained
 
 logger = logging.getLogger("beit")
 
-ITERATION = "optimizer.iteration"
 
+def load_starting_weights(config: Config, network: nn.Cell, resumed: ResumePoint | None) -> ResumePoint | None:
+    """Load the weights of the resumed run, or those of `pretrained`, into `network`.
 
-def load_starting_weights(config: Config, network: nn.Cell, resumed: ResumePoint | None) -> Checkpoint | None:
-    """Load the weights of the resumed run, or those of `pretrained`, into `network`; return the loaded checkpoint."""
+    Returns the checkpoint whose run this one continues, if any. Raises `UserError` if it cannot.
+    """
     if resumed is not None:
         restore({p.name: p for p in network.get_parameters()}, resumed.checkpoint.weights, resumed.path)
-        return resumed.checkpoint
-    if config.pretrained is not None:
-        return load_weights(network, Path(config.pretrained), approximate_gelu=not config.disable_approximate_gelu)
-    if not config.exclude_epoch_state:
-        raise UserError("exclude_epoch_state is False but pretrained is empty: set pretrained to the file to continue")
-    return None
+        return resumed
+    if config.pretrained is None:
+        if not config.exclude_epoch_state:
+            raise UserError(
+                "exclude_epoch_state is False but pretrained is empty: set pretrained to the file to continue"
+            )
+        return None
+    path = Path(config.pretrained)
+    checkpoint = load_weights(network, path, approximate_gelu=not config.disable_approximate_gelu)
+    if config.exclude_epoch_state:
+        return None
+    continued = ResumePoint(path, checkpoint)
+    check_place(config, continued)
+    return continued
 
 
 def load_weights(network: nn.Cell, path: Path, *, approximate_gelu: bool) -> Checkpoint:
@@ -65,47 +74,36 @@ def read_checkpoint(config: Config) -> tuple[Checkpoint, ModelInfo]:
     return checkpoint, agreed_info(checkpoint.info, checkpoint.guessed, describe_model(config, ()), path)
 
 
+def check_place(config: Config, continued: ResumePoint) -> None:
+    """Raise `UserError` for a `start_epoch` other than 0 or the checkpoint's epoch, and for a run that has ended."""
+    epoch, path = continued.training["epoch"], continued.path
+    if config.start_epoch not in (0, epoch):
+        raise UserError(
+            f"start_epoch is {config.start_epoch} but {path} continues at epoch {epoch}: leave start_epoch at 0"
+        )
+    if epoch >= config.epochs:
+        raise UserError(f"epochs is {config.epochs} but {path} has completed {epoch}: raise epochs to train on")
+
+
 def set_starting_point(
-    config: Config,
-    parameters: Mapping[str, Parameter],
-    state: RunState,
-    loaded: Checkpoint | None,
-    resumed: ResumePoint | None,
+    config: Config, parameters: Mapping[str, Parameter], state: RunState, continued: ResumePoint | None
 ) -> None:
-    """Set the run to the place of the loaded file's run, or to `start_epoch`.
+    """Set the run to the place where the run of `continued` stopped, or to the beginning of `start_epoch`.
 
-    Args:
-        parameters: the state of the training step by name, to be overwritten.
-        loaded, resumed: see `load_starting_weights`.
+    `parameters`, the state of the training step by name, are overwritten. Raises `UserError`, and changes nothing, if
+    the run of `continued` had other options.
     """
-    if resumed is not None:
-        continue_run(parameters, state, resumed.checkpoint, resumed.path)
-        if state.epoch == state.epochs:
-            logger.info("all %d epochs are done: there is nothing left to train", state.epochs)
-    elif loaded is not None and not config.exclude_epoch_state:
-        path = Path(str(config.pretrained))
-        check_place(state, require_state(loaded, path), path, config.start_epoch)
-        continue_run(parameters, state, loaded, path)
+    if continued is None:
+        state.epoch = config.start_epoch
     else:
-        start_at_epoch(parameters, state, config.start_epoch)
+        continue_run(parameters, state, continued)
+    iteration = parameters["optimizer.iteration"]
+    iteration.set_data(Tensor(state.iteration, iteration.dtype))
 
 
-def start_at_epoch(parameters: Mapping[str, Parameter], state: RunState, epoch: int) -> None:
-    """Start the run with `epoch` (from 0): its order of images, augmentation and learning rates."""
-    state.epoch, state.step = epoch, 0
-    parameters[ITERATION].set_data(Tensor(state.iteration, parameters[ITERATION].dtype))
-
-
-def continue_run(parameters: Mapping[str, Parameter], state: RunState, checkpoint: Checkpoint, path: Path) -> None:
-    """Continue the run that wrote `checkpoint`: optimizer, moving average, loss scale, place and history.
-
-    Args:
-        parameters: the state of the training step by name, to be overwritten.
-        checkpoint: read from `path`, with the state of a training run (see `src.tools.resume.require_state`).
-
-    Raises `UserError`, and changes nothing, if the file has the state of a run with other options.
-    """
-    training = checkpoint.training or {}
+def continue_run(parameters: Mapping[str, Parameter], state: RunState, continued: ResumePoint) -> None:
+    """Take optimizer, moving average, loss scale, place and history from the checkpoint."""
+    training, checkpoint, path = continued.training, continued.checkpoint, continued.path
     if training["step"] and training["steps_per_epoch"] != state.steps_per_epoch:
         raise UserError(
             f"{path} was written in the middle of an epoch of {training['steps_per_epoch']} steps, but this run has "
@@ -117,14 +115,6 @@ def continue_run(parameters: Mapping[str, Parameter], state: RunState, checkpoin
     state.epoch, state.step = int(training["epoch"]), int(training["step"])
     state.meter = StepMeter.from_json(training["meter"])
     state.history = list(training["history"])
-    parameters[ITERATION].set_data(Tensor(state.iteration, parameters[ITERATION].dtype))
     logger.info("continuing %s at epoch %d step %d", path, state.epoch + 1, state.step)
-
-
-def check_place(state: RunState, checkpoint: Checkpoint, path: Path, start_epoch: int) -> None:
-    """Raise `UserError` for a `start_epoch` other than 0 or the checkpoint's epoch, and for a run that has ended."""
-    epoch = (checkpoint.training or {})["epoch"]
-    if start_epoch not in (0, epoch):
-        raise UserError(f"start_epoch is {start_epoch} but {path} continues at epoch {epoch}: leave start_epoch at 0")
-    if epoch >= state.epochs:
-        raise UserError(f"epochs is {state.epochs} but {path} has completed {epoch}: raise epochs to train on")
+    if state.epoch == state.epochs:
+        logger.info("all %d epochs are done: there is nothing left to train", state.epochs)

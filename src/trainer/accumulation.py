@@ -12,7 +12,7 @@ from src.trainer.train_one_step_with_scale_and_clip_global_norm import TrainOneS
 
 
 class AccumulatedStep:
-    """`step` over `accumulation_steps` micro-batches, one per call; `state`, `ema` and `graph_cell` as in `step`."""
+    """`step` over `accumulation_steps` micro-batches, one per call; `state` and `ema` as in `step`."""
 
     def __init__(self, step: TrainOneStepWithScaleAndClipGlobalNorm, accumulation_steps: int) -> None:
         self.add = AddMicroBatch(step)
@@ -21,7 +21,6 @@ class AccumulatedStep:
         self.calls = 0
         self.state = step.state
         self.ema = step.ema
-        self.graph_cell: nn.Cell = self.update
 
     def __call__(self, *batch: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
         """Add a micro-batch. The last one of a step also updates the weights and returns the results of the step."""

@@ -10,6 +10,7 @@ from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 from mindspore import dtype as mstype
 
 PREFIX = "ema."  # of the averages' names in a checkpoint
+METRIC_PREFIX = "ema_"  # of the metrics that were measured with the averages
 
 
 class WeightEMA(nn.Cell):
@@ -62,7 +63,7 @@ def evaluate_with_average(evaluate: Callable[[], Mapping[str, float]], ema: Weig
     metrics = dict(evaluate())
     if ema is not None:
         with ema.swapped():
-            metrics |= {f"ema_{name}": value for name, value in evaluate().items()}
+            metrics |= {METRIC_PREFIX + name: value for name, value in evaluate().items()}
     return metrics
 
 

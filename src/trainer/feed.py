@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass
 
 import mindspore
 import numpy as np
@@ -33,43 +34,37 @@ def sink_steps(step: Step, loader: Loader, fields: Sequence[str], epochs: int) -
 
     The queue outlives an epoch, so one data set of the batch's `fields` serves the rest of the run.
     """
-    sinks: list[Callable[[], tuple[Tensor, Tensor, Tensor] | None]] = []
+    sink: Step | None = None
 
     def epoch_steps(epoch: int, start_step: int) -> Generator[StepOutput, None, None]:
-        if not sinks:
-            dataset = rest_of_run(loader, fields, epoch, start_step, epochs)
-            sinks.append(mindspore.data_sink(step, dataset))
+        nonlocal sink
+        if sink is None:
+            rest = _RestOfRun(loader, epoch, start_step, epochs)
+            options = {"num_parallel_workers": 1, "python_multiprocessing": False, "shuffle": False}
+            sink = mindspore.data_sink(step, GeneratorDataset(rest, column_names=list(fields), **options))
         for _ in range(start_step, loader.steps_per_epoch):
             results = None
             while results is None:
-                results = sinks[0]()
+                results = sink()
             yield *results, None
 
     return epoch_steps
 
 
-def rest_of_run(loader: Loader, fields: Sequence[str], epoch: int, start_step: int, epochs: int) -> GeneratorDataset:
-    """Return every micro-batch from (`epoch`, `start_step`) to the end of `epochs` as one data set."""
-    return GeneratorDataset(
-        _RestOfRun(loader, epoch, start_step, epochs),
-        column_names=list(fields),
-        num_parallel_workers=1,
-        python_multiprocessing=False,
-        shuffle=False,
-    )
-
-
+@dataclass(frozen=True)
 class _RestOfRun:
-    """An iterable with a length, as GeneratorDataset requires."""
+    """All micro-batches from a step to the end of the run, with a length, as GeneratorDataset requires."""
 
-    def __init__(self, loader: Loader, epoch: int, start_step: int, epochs: int) -> None:
-        self._loader, self._epoch, self._start_step, self._epochs = loader, epoch, start_step, epochs
+    loader: Loader
+    epoch: int
+    start_step: int
+    epochs: int
 
     def __len__(self) -> int:
-        steps = (self._epochs - self._epoch) * self._loader.steps_per_epoch - self._start_step
-        return steps * self._loader.accumulation_steps
+        steps = (self.epochs - self.epoch) * self.loader.steps_per_epoch - self.start_step
+        return steps * self.loader.accumulation_steps
 
     def __iter__(self) -> Iterator[tuple[np.ndarray, ...]]:
-        for epoch in range(self._epoch, self._epochs):
-            for batch in self._loader.epoch(epoch, self._start_step if epoch == self._epoch else 0):
+        for epoch in range(self.epoch, self.epochs):
+            for batch in self.loader.epoch(epoch, self.start_step if epoch == self.epoch else 0):
                 yield tuple(batch)

@@ -14,7 +14,7 @@ import numpy as np
 from mindspore import Tensor
 
 from src.errors import RunError
-from src.trainer.task import Batch
+from src.trainer.task import LOSS, Batch, Metric
 
 # The results of a step on the device - the objective's values [1 + M], whether it was skipped, its loss scale - and
 # the last micro-batch if the host has seen it.
@@ -114,7 +114,7 @@ class RunState:
     Attributes:
         images_per_step: over all ranks and micro-batches.
         learning_rates: one per step of the run.
-        step_metrics: names of the objective's values after the loss.
+        step_metrics: of the values that the objective returns.
         max_nonfinite_steps: number of steps without a finite loss in a row that ends the run.
         metrics: results of the last evaluation by name; those of the averaged weights begin with `ema_`.
         history: the columns of metrics.csv, one entry per finished epoch.
@@ -126,7 +126,7 @@ class RunState:
     steps_per_epoch: int
     images_per_step: int
     learning_rates: np.ndarray
-    step_metrics: tuple[str, ...] = ()
+    step_metrics: tuple[Metric, ...] = (LOSS,)
     max_nonfinite_steps: int = 10
     epoch: int = 0
     step: int = 0
@@ -158,7 +158,7 @@ class RunState:
 
 
 class Callback:
-    """Hooks called during training; all default to no-ops."""
+    """Hooks called during training."""
 
     def on_train_begin(self, state: RunState) -> None:
         """Called before the first step."""
@@ -244,12 +244,10 @@ def _check_loss(state: RunState) -> None:
 
 def _epoch_record(state: RunState) -> dict[str, float]:
     """Return the columns of metrics.csv that training itself measures."""
-    loss, *metrics = state.meter.means.tolist()
-    seconds = state.meter.seconds
+    means, seconds = state.meter.means.tolist(), state.meter.seconds
     return {
         "epoch": state.epoch + 1,
-        "train_loss": loss,
-        **{f"train_{name}": mean for name, mean in zip(state.step_metrics, metrics)},
+        **{f"train_{metric.name}": mean for metric, mean in zip(state.step_metrics, means)},
         "learning_rate": state.learning_rate,
         "skipped_steps": state.meter.skipped,
         "images_per_second": state.meter.steps * state.images_per_step / seconds,

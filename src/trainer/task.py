@@ -40,8 +40,7 @@ class Loader(Protocol):
 class Metric(NamedTuple):
     """A number that describes the network after an epoch or within a step.
 
-    `name` is its column in metrics.csv, `label` its name in printed lines; `csv_format` and `line_format` are the
-    format specifications of its value in the two places.
+    Its column in metrics.csv and its curve have the `name`, printed lines have the `label`.
     """
 
     name: str
@@ -50,8 +49,13 @@ class Metric(NamedTuple):
     line_format: str = ".2f"
 
     def text(self, value: float) -> str:
-        """Return label and value as in printed lines."""
         return f"{self.label} {value:{self.line_format}}"
+
+
+LOSS = Metric("loss", "loss", ".6f", ".4f")  # the first value of every objective
+
+Charts = Mapping[str, Mapping[str, str]]
+"""The columns of metrics.csv in each chart: chart title -> name of the line -> column."""
 
 
 class Objective(nn.Cell):
@@ -74,7 +78,7 @@ class Task:
         objective: contains the network.
         info: stored in the checkpoints.
         train_loader: yields batches with the fields `batch_fields`.
-        charts: the picture of curves: for each chart its title and its lines, label and column of metrics.csv.
+        charts: the charts of curves.png.
         evaluate: called after each epoch; evaluates the network with its present weights, over all ranks, and returns
             the `metrics` by name. Takes the number of batches, None for all.
         ranked_by: the metric that is highest for the best checkpoint; without one, the last checkpoint is the best.
@@ -86,7 +90,7 @@ class Task:
     info: ModelInfo
     train_loader: Loader
     batch_fields: tuple[str, ...]
-    charts: Mapping[str, Mapping[str, str]]
+    charts: Charts
     evaluate: Callable[[int | None], Mapping[str, float]] = no_evaluation
     metrics: tuple[Metric, ...] = ()
     ranked_by: Metric | None = None

@@ -13,7 +13,6 @@ import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 from mindspore import dtype as mstype
 
-from src.errors import UserError
 from src.layers.layers import STOCK
 from src.trainer.ema import WeightEMA
 from src.trainer.task import Objective
@@ -69,8 +68,6 @@ class LossScale(nn.Cell):
 
     def __init__(self, scaling: LossScaling) -> None:
         super().__init__(auto_prefix=False)
-        if not MIN_LOSS_SCALE <= scaling.loss_scale < np.inf:
-            raise UserError(f"loss_scale is {scaling.loss_scale:g}: set it to a number of at least {MIN_LOSS_SCALE:g}")
         self.dynamic = scaling.dynamic
         self.growth_interval = scaling.growth_interval
         self.value = _state("loss_scale", scaling.loss_scale, mstype.float32)
@@ -99,8 +96,6 @@ class TrainOneStepWithScaleAndClipGlobalNorm(nn.Cell):
         learning_rates: one value per step of the run; see `src.tools.schedulers`.
         options: see `StepOptions`.
         ema: updated after every step, in the same graph.
-
-    Raises `UserError` for a loss scale below 1 and a clipping norm that is not above 0.
     """
 
     def __init__(
@@ -112,10 +107,6 @@ class TrainOneStepWithScaleAndClipGlobalNorm(nn.Cell):
         ema: WeightEMA | None = None,
     ) -> None:
         super().__init__(auto_prefix=False)  # a prefix would rename the network's parameters
-        if options.clip_grad_norm is not None and not options.clip_grad_norm > 0:
-            raise UserError(
-                f"clip_grad_norm is {options.clip_grad_norm:g}: set it above 0, or turn use_clip_grad_norm off"
-            )
         self.objective = objective
         self.optimizer = optimizer
         self.ema = ema
@@ -157,7 +148,7 @@ class TrainOneStepWithScaleAndClipGlobalNorm(nn.Cell):
         """Update the weights from `values` and scaled `gradients`, both summed over this rank's micro-batches."""
         if self.all_reduce is not None:
             values = self.all_reduce(values)
-            gradients = self.map(ops.partial(_sum_over_ranks, self.all_reduce), gradients)
+            gradients = self.map(self.all_reduce, gradients)
         loss_scale = self.loss_scale.value * 1.0  # a copy: the Parameter changes below
         unscale = 1.0 / (loss_scale * self.micro_batches)
         # Every rank has the same sum, so all decide alike. It is finite only if every gradient is. It overflows by
@@ -178,11 +169,6 @@ class TrainOneStepWithScaleAndClipGlobalNorm(nn.Cell):
             self.ema()
         return values / self.micro_batches, ops.logical_not(finite), loss_scale
 
-    @property
-    def graph_cell(self) -> nn.Cell:
-        """The cell whose graph is compiled."""
-        return self
-
     def state(self) -> dict[str, Parameter]:
         """Return everything that a resumed run needs beside the network's weights, by name; valid between two steps."""
         parameters = (parameter for _, parameter in self.parameters_and_names())
@@ -194,10 +180,6 @@ _multiply_no_nan = ops.MulNoNan()
 
 def _widen(gradient: Tensor) -> Tensor:
     return gradient.astype(mstype.float32)
-
-
-def _sum_over_ranks(all_reduce: ops.AllReduce, tensor: Tensor) -> Tensor:
-    return all_reduce(tensor)
 
 
 def _multiply(factor: Tensor, gradient: Tensor) -> Tensor:

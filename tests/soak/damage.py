@@ -21,7 +21,7 @@ import numpy as np
 
 from src.errors import UserError
 from src.tools.cell import restore
-from src.tools.resume import ResumePoint, find_resume_point, training_state
+from src.tools.resume import ResumePoint, given_checkpoint, newest_checkpoint, training_state
 from src.tools.starting_point import load_weights
 from src.trainer.loop import RunState
 from src.vit import VisionTransformer
@@ -106,7 +106,7 @@ def resume_file(path: Path, network: VisionTransformer, good: Checkpoint) -> str
     """Return the outcome of `--resume FILE`, including the loading of the weights."""
 
     def resume() -> Checkpoint | None:
-        point = find_resume_point(str(path), path.parent, ARCH)
+        point = given_checkpoint(path, ARCH)
         if equal(point, good):
             return good
         restore({p.name: p for p in network.get_parameters()}, point.checkpoint.weights, path)
@@ -123,7 +123,7 @@ def resume_auto(path: Path, older: Path, folder: Path) -> str:
     try:
         for each in (path, older):
             shutil.copy(each, folder)
-        point = find_resume_point("auto", folder, ARCH)
+        point = newest_checkpoint(folder, ARCH)
         if point.path.name == older.name:
             return "skipped"
         return "harmless" if equal(point, whole_checkpoint()) else "LOADED A DAMAGED FILE"

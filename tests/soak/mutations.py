@@ -26,7 +26,7 @@ from pathlib import Path
 from src.config import Config, parse_args
 from src.data import assembly as data
 from src.errors import exit_code
-from src.tools.schedulers import Schedule, learning_rates
+from src.tools.schedulers import learning_rates
 from tests.tiny_project import ROOT, write_config, write_images
 
 DECLARED = {entry.name: entry for entry in dataclasses.fields(Config)}
@@ -184,7 +184,7 @@ def prepare(argv: list[str], script: str) -> None:
     config = data.with_class_count(config, train)
     info = data.describe_model(config, train.classes)
     loaders = data.build_train_loader(config, train), data.build_eval_loader(config, info, validation)
-    learning_rates(Schedule.of(config), loaders[0].steps_per_epoch)
+    learning_rates(config, loaders[0].steps_per_epoch)
     next(iter(loaders[0].epoch(0)))
     next(iter(loaders[1]))
 
