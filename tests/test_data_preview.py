@@ -71,7 +71,6 @@ def test_the_preview_shows_the_batch_of_the_first_device(tmp_path, config_path):
     sheet = np.asarray(Image.open(tmp_path / "p.png"))
     loader = build_train_loader(with_class_count(config, train), train, rank=0, ranks=2)
     batch = next(iter(loader.epoch(0)))
-    loader.close()
     evaluated = EvalTransform(image_size=32, crop_pct=config.crop_pct, mean=(0.5,) * 3, std=(0.5,) * 3)
     for number, index in enumerate(loader.first_images(0)):
         views = (batch.image[number], evaluated(read_rgb(train.paths[index])))

@@ -121,8 +121,10 @@ def run_block(text: str, folder: Path) -> str:
 
 
 def shape(line: str) -> str:
-    """The words of a line of output, without its numbers and without the bottleneck, which depends on the machine."""
-    return re.sub(r"\d[\d.,:e+-]*", "#", re.sub(r"bottleneck: .*", "bottleneck", line)).strip()
+    """The words of a line of output, without numbers, durations and the bottleneck, which depend on the machine."""
+    line = re.sub(r"bottleneck: .*", "bottleneck", line)
+    line = re.sub(r"\d+:\d\d:\d\d|\d+\.\d s\b", "#", line)  # a minute or more, less than a minute
+    return re.sub(r"\d[\d.,:e+-]*", "#", line).strip()
 
 
 def test_the_rehearsal_runs_and_prints_what_the_readme_shows(tmp_path):

@@ -76,7 +76,7 @@ def test_the_script_names_of_the_users_document_link_to_the_gpu_scripts():
         ("run_infer_gpu.sh", ["d", "--epochs", "3"], ("--epochs", "--extra")),
         ("run_distribute_train_gpu.sh", ["a.yaml", "--device", "0"], ("--device", "--extra")),
         ("run_eval_gpu.sh", ["a.yaml", "--device", "0", "--num_devices", "2"], ("--device", "--device_ids")),
-        ("run_mindinsight.sh", [], ("summaries",)),
+        ("run_mindinsight.sh", [], ("SUMMARY_DIR", "summary_root_dir")),
         ("run_mindinsight.sh", ["a", "b"], ("'b'",)),
         ("run_mindinsight.sh", ["src"], ("src", "summary_root_dir")),
         ("run_mindinsight.sh", ["--port", "x"], ("--port", "'x'", "whole number")),
