@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from src.config import parse_args
+from src.config import Config, parse_args
 from src.errors import UserError, exit_code
 from src.prediction.find_images import find_images
 
@@ -15,18 +15,19 @@ if TYPE_CHECKING:
 
 
 def main() -> None:
-    """Rebuild the network, write it, compare the file with the network, and only then let it appear."""
-    config = parse_args(sys.argv[1:], "export")
-    refuse_air_elsewhere(config.file_format, config.device_target)
+    """Rebuild the network, write the file, compare both, and only then publish the file."""
+    config: Config = parse_args(sys.argv[1:], "export")
+    require_ascend_for_air(config.file_format, config.device_target)
     calibration, agreement = (folder_of_images(name) for name in (config.calibration_folder, config.agreement_folder))
 
-    # MindSpore takes seconds to import: --help and a wrong flag do not wait
+    # imported after parsing: MindSpore takes seconds, which --help and an invalid option should not
     from mindspore import Tensor
 
-    from src.export.compare import compare
-    from src.export.formats import write_model
-    from src.export.onnx_export import OnnxOptions
+    from src.export.compare_logits import compare_logits
+    from src.export.mindir_file import load_mindir, write_air, write_mindir
+    from src.export.onnx_export import OnnxOptions, export_onnx
     from src.export.publish import appears_whole
+    from src.prediction.loaded_network import Network
     from src.runtime.device import start_device
     from src.tools.starting_point import read_checkpoint
     from src.weights.rebuild import rebuild_network
@@ -41,17 +42,22 @@ def main() -> None:
     target = Path(f"{info.model.arch}.{config.file_format.lower()}")
     options = OnnxOptions(config.onnx_precision, config.with_preprocess, calibration)
     with appears_whole(target) as path:
-        exported = write_model(config.file_format, network, info, checkpoint.weights, path, options)
-        if exported is None:
-            print(f"{target} is not compared with the network: MindSpore writes AIR files and cannot load them")
+        if config.file_format == "AIR":
+            write_air(network, info.model.image_size, path)
+            print(f"{target} is not compared with the network: MindSpore writes AIR files but cannot load them")
         else:
-            for line in compare(exported, run, options, agreement, target.name):
+            if config.file_format == "ONNX":
+                exported = export_onnx(info, checkpoint.weights, path, options)
+            else:
+                write_mindir(network, info, path)
+                exported = Network(load_mindir(path), info, fixed_batch=True)
+            for line in compare_logits(exported, run, options, agreement, target.name):
                 print(line, flush=True)
     print(f"{config.pretrained} is exported to {target}")
 
 
 def folder_of_images(name: str | None) -> Path | None:
-    """`name` as a path; `UserError` where it has no images, before any work is done."""
+    """Return `name` as a path; `UserError` for a folder without images."""
     if name is None:
         return None
     path = Path(name)
@@ -59,12 +65,12 @@ def folder_of_images(name: str | None) -> Path | None:
     return path
 
 
-def refuse_air_elsewhere(file_format: str, device_target: str) -> None:
-    """`UserError` for AIR on any other device than Ascend."""
+def require_ascend_for_air(file_format: str, device_target: str) -> None:
+    """Raise `UserError` for AIR on another device than Ascend."""
     if file_format == "AIR" and device_target != "Ascend":
         raise UserError(
-            f"file_format is AIR and device_target is {device_target}: MindSpore writes AIR on Ascend hardware only, "
-            f"so export there with --device_target Ascend, or choose ONNX or MINDIR"
+            f"file_format is AIR, which MindSpore writes on Ascend only, but device_target is {device_target}: run "
+            "there with --device_target Ascend, or choose ONNX or MINDIR"
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from functools import partial
 
-from src.config import parse_args
+from src.config import TrainConfig, parse_args
 from src.data import assembly as data
 from src.runtime.gpu_libraries import require_gpu
 from src.runtime.rank import STOP, run_script
@@ -13,7 +13,7 @@ from src.runtime.rank import STOP, run_script
 
 def main() -> int:
     """Train with the given options; return 0, or 128 plus the signal's number if the run was asked to stop."""
-    config = parse_args(sys.argv[1:], "train")
+    config: TrainConfig = parse_args(sys.argv[1:], "train")
     require_gpu(config.device_target)
     train_images, val_images = data.read_data(config)
     config = data.with_class_count(config, train_images)

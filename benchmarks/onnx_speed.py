@@ -20,7 +20,7 @@ from onnx_timing import alternate, by_operator, machine, ratios, run_once, sessi
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from src.export.check import TOLERANCES
+from src.export.compare_logits import TOLERANCES
 from src.export.onnx_export import OnnxOptions, export_onnx
 from src.weights.pretrained import load_pretrained
 

@@ -10,8 +10,8 @@ import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from src.config import find_config
 from src.errors import UserError, exit_code
+from src.options.config_file import find_config
 from src.runtime.hosts import choose_devices, read_hostfile
 from src.runtime.launcher import launch
 

@@ -18,8 +18,7 @@ from convert import build_parser as convert_parser  # noqa: E402  the project's 
 from src.config import SCRIPTS, Config  # noqa: E402
 from src.errors import UserError, exit_code  # noqa: E402
 from src.model.variants import VARIANTS  # noqa: E402
-from src.options.declaration import Option, declared  # noqa: E402
-from src.options.values import shown  # noqa: E402
+from src.options.declaration import Option, declared, shown  # noqa: E402
 
 OPTIONS = ROOT / "docs" / "options.md"
 USAGE = 'USAGE="$(basename "$0")'  # the beginning of a shell script's usage line
@@ -54,7 +53,7 @@ def lines() -> Iterator[str]:
         yield from table(f"### {group}", (row(option) for option in run.values() if option.group == group))
     yield from ("", "## Options of one script")
     for script in SCRIPTS.values():
-        own = [option for name, option in declared(script.options).items() if option.of_call or name not in run]
+        own = [option for name, option in declared(script.options).items() if name not in run]
         text = "In addition to the options above:"
         if not issubclass(script.options, Config):
             own, text = list(declared(script.options).values()), "It takes `--config_path` and these:"

@@ -7,19 +7,16 @@ MindSpore, which takes seconds, so that `--help` and wrong input are answered at
 from __future__ import annotations
 
 import re
-import typing
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from src.errors import UserError
 from src.model.variants import VARIANTS, get_variant, patch_grid
-from src.options import command_line, config_file
-from src.options.command_line import Script
-from src.options.config_file import as_yaml
+from src.options.command_line import Script, parse
+from src.options.config_file import read_values, write_values
 from src.options.declaration import borrowed, option
-
-__all__ = ["SCRIPTS", "Config", "as_yaml", "find_config", "parse_args", "read_config"]
 
 DATASET = "Dataset"
 AUGMENT = "Augmentations"
@@ -51,9 +48,7 @@ class Config:
     auto_augment: str | None = option(
         AUGMENT, "rand-m9-mstd0.5-inc1", "policy in timm's grammar (rand-..., augmix-..., original, v0), or none"
     )
-    aa_interpolation: str = option(
-        AUGMENT, "bicubic", "resampling of the random crop and of the policy's warps", choices=INTERPOLATIONS
-    )
+    aa_interpolation: str = option(AUGMENT, "bicubic", "resampling of the crop and the warps", choices=INTERPOLATIONS)
     re_mode: str = option(AUGMENT, "pixel", "fill of RandomErasing", choices=("const", "rand", "pixel"))
     re_prob: float = option(AUGMENT, 0.25, "probability of RandomErasing", at_least=0, at_most=1)
     re_count: int = option(AUGMENT, 1, "largest number of boxes that RandomErasing erases per image", at_least=1)
@@ -78,14 +73,10 @@ class Config:
     min_lr: float = option(OPTIMIZER, 1e-6, "learning rate at the end of cosine_lr", at_least=0)
     lr_scheduler: str = option(OPTIMIZER, "cosine_lr", "learning rate schedule", choices=SCHEDULES)
     lr_adjust: int = option(OPTIMIZER, 30, "epochs between two steps of multistep_lr", at_least=1)
-    lr_gamma: float = option(
-        OPTIMIZER, 0.97, "factor per step of multistep_lr and per epoch of exp_lr", more_than=0, at_most=1
-    )
+    lr_gamma: float = option(OPTIMIZER, 0.97, "factor per multistep_lr step or exp_lr epoch", more_than=0, at_most=1)
     momentum: float = option(OPTIMIZER, 0.9, "momentum of the momentum optimizer", at_least=0, less_than=1)
     weight_decay: float = option(OPTIMIZER, 0.05, "weight decay, 0 on one-dimensional parameters", at_least=0)
-    layer_decay: float = option(
-        OPTIMIZER, 0.9, "learning rate factor from a block to the previous one", more_than=0, at_most=1
-    )
+    layer_decay: float = option(OPTIMIZER, 0.9, "learning rate factor to the previous block", more_than=0, at_most=1)
 
     epochs: int = option(TRAINING, 100, "number of training epochs", at_least=1)
     batch_size: int = option(TRAINING, 64, "images per device and micro-batch", at_least=1)
@@ -98,9 +89,7 @@ class Config:
     use_clip_grad_norm: bool = option(TRAINING, False, "clip the gradients by their global norm")
     clip_grad_norm: float = option(TRAINING, 1.0, "largest global norm of the gradients", more_than=0)
     exclude_epoch_state: bool = option(TRAINING, True, "load the weights of pretrained, not its training state")
-    resume: str | None = option(
-        TRAINING, None, "checkpoint whose run to resume, or auto for the newest intact one of this run", added=True
-    )
+    resume: str | None = option(TRAINING, None, "checkpoint to resume, or auto for this run's newest", added=True)
     seed: int = option(TRAINING, 0, "seed of the initial weights, the image order and the augmentation", at_least=0)
     with_ema: bool = option(TRAINING, False, "keep an exponential moving average of the weights")
     ema_decay: float = option(TRAINING, 0.9999, "decay of the moving average", at_least=0, at_most=1)
@@ -123,19 +112,13 @@ class Config:
     file_format: str = option(MODEL, "ONNX", "format that export.py writes", choices=("ONNX", "MINDIR", "AIR"))
     pretrained: str | None = option(MODEL, None, "checkpoint to start from, to evaluate or to export")
     image_size: int = option(MODEL, 224, "side of the input image in pixels", at_least=1)
-    num_classes: int = option(
-        MODEL, 1000, "number of classes, 0 to take it from the data or the checkpoint", at_least=0
-    )
+    num_classes: int = option(MODEL, 1000, "classes, 0 to take them from the data or the checkpoint", at_least=0)
     drop: float = option(MODEL, 0.0, "dropout of the embeddings and after each projection", at_least=0, less_than=1)
     drop_block: float = option(MODEL, 0.0, "only 0: BEiT has no DropBlock layer")
     drop_path: float = option(MODEL, 0.1, "stochastic depth of the last block", at_least=0, less_than=1)
-    disable_approximate_gelu: bool = option(
-        MODEL, False, "exact GELU, with which the published weights were trained, instead of the tanh approximation"
-    )
+    disable_approximate_gelu: bool = option(MODEL, False, "exact GELU of the published weights, not its tanh form")
     use_pytorch_maxpool: bool = option(MODEL, False, "only False: BEiT has no max pooling")
-    layer_scale_init_value: float = option(
-        MODEL, 0.1, "initial layer scale: 0.1 for base, 1e-5 for large, 0 for none", at_least=0
-    )
+    layer_scale_init_value: float = option(MODEL, 0.1, "layer scale: 0.1 for base, 1e-5 for large, 0: none", at_least=0)
     rel_pos_bias: bool = option(MODEL, True, "relative position bias in every block")
     abs_pos_emb: bool = option(MODEL, False, "absolute position embedding")
     shared_rel_pos_bias: bool = option(MODEL, False, "one relative position bias for all blocks", added=True)
@@ -147,19 +130,13 @@ class Config:
         added=True, choices=("fp32", "fp16", "int8"),
     )  # fmt: skip
     with_preprocess: bool = option(EXPORT, False, "let the ONNX file normalize uint8 NHWC pixels", added=True)
-    calibration_folder: str | None = option(
-        EXPORT, None, "images that fix the ranges of int8; without them each batch sets its own", added=True
-    )
-    agreement_folder: str | None = option(
-        EXPORT, None, "images on which to compare the top-1 of the file with that of the network", added=True
-    )
+    calibration_folder: str | None = option(EXPORT, None, "images that fix the ranges of int8", added=True)
+    agreement_folder: str | None = option(EXPORT, None, "images on which to compare file and network", added=True)
 
     device_id: int = option(HARDWARE, 0, "device of a run on one device", at_least=0)
     device_num: int = option(HARDWARE, 1, "number of devices; above 1, start the run with mpirun", at_least=1)
     device_target: str = option(HARDWARE, "GPU", "type of device", choices=("CPU", "GPU", "Ascend"))
-    compile_cache: str | None = option(
-        HARDWARE, None, "folder that keeps compiled training graphs, so that the same run starts faster", added=True
-    )
+    compile_cache: str | None = option(HARDWARE, None, "folder of compiled graphs, for a faster start", added=True)
 
     summary_root_dir: str = option(CALLBACKS, "outputs/summary_dir/", "folder of the MindInsight summaries")
     ckpt_root_dir: str = option(CALLBACKS, "outputs/checkpoints/", "folder of the current checkpoints")
@@ -167,12 +144,8 @@ class Config:
     logs_root_dir: str = option(CALLBACKS, "outputs/logs/", "folder of the text logs and of metrics.csv")
     ckpt_keep_num: int = option(CALLBACKS, 10, "number of current checkpoints to keep", at_least=1)
     best_ckpt_num: int = option(CALLBACKS, 5, "number of best checkpoints to keep, by top-1", at_least=1)
-    ckpt_save_every_step: int = option(
-        CALLBACKS, 0, "steps between two checkpoints, 0 for only one per epoch", at_least=0
-    )
-    ckpt_save_every_seconds: int = option(
-        CALLBACKS, 1800, "seconds between two checkpoints, 0 for only one per epoch", at_least=0
-    )
+    ckpt_save_every_step: int = option(CALLBACKS, 0, "steps between checkpoints, 0: one per epoch", at_least=0)
+    ckpt_save_every_seconds: int = option(CALLBACKS, 1800, "seconds between checkpoints, 0: one per epoch", at_least=0)
     print_loss_every: int = option(CALLBACKS, 100, "steps between two lines of progress", at_least=1)
     summary_loss_collect_freq: int = option(CALLBACKS, 20, "steps between two points of the summaries", at_least=1)
     model_postfix: str = option(CALLBACKS, "0", "end of the run's name, ARCH_POSTFIX, in the names of its folders")
@@ -205,8 +178,6 @@ class Config:
             yield "collect_input_data is True but the host sees no images in sink mode; set dataset_sink_mode to False"
         if self.dump_graph and self.pynative_mode:
             yield "dump_graph is True but pynative_mode compiles no graph; set one of them to False"
-        if self.rel_pos_bias and self.shared_rel_pos_bias:
-            yield "rel_pos_bias and shared_rel_pos_bias are both True; set one of them to False"
         for name, default in (("onnx_precision", "fp32"), ("with_preprocess", False)):
             if getattr(self, name) != default and self.file_format != "ONNX":
                 yield f"{name} is {getattr(self, name)} but file_format is {self.file_format}; set file_format to ONNX"
@@ -220,24 +191,16 @@ class Config:
 class TrainConfig(Config):
     """Options of train.py."""
 
-    dry_run: bool = option(
-        TRAINING, False, "build everything, take two steps and estimate the run's time and memory", of_call=True
-    )
+    dry_run: bool = option(TRAINING, False, "build everything, take two steps and estimate the run's time and memory")
 
 
 @dataclass(frozen=True)
 class EvalConfig(Config):
     """Options of eval.py."""
 
-    report: str | None = option(
-        TRAINING,
-        None,
-        "folder for a report: accuracy by class, confusion matrix, highest-confidence errors",
-        of_call=True,
-    )
+    report: str | None = option(TRAINING, None, "folder for a report: accuracy by class, confusions, worst errors")
 
     def conflicts(self) -> Iterator[str]:
-        """Yield those of `Config`, and a report of several devices."""
         yield from super().conflicts()
         if self.report is not None and self.device_num > 1:
             yield f"report is {self.report} but device_num is {self.device_num}; set device_num to 1"
@@ -247,7 +210,7 @@ class EvalConfig(Config):
 class PreviewConfig(Config):
     """Options of src/data/preview.py."""
 
-    output: str = option(PREVIEW, "preview.png", "PNG file to draw", of_call=True)
+    output: str = option(PREVIEW, "preview.png", "PNG file to draw")
 
 
 @dataclass(frozen=True)
@@ -260,63 +223,42 @@ class InferConfig:
     recursive: bool = option(PREDICTION, False, "include the images of the folders inside data_path")
     topk: int | None = option(PREDICTION, None, "report the K most probable classes of each image", at_least=1)
     probabilities: bool = option(PREDICTION, False, "report the probabilities of the classes")
-    class_names: str | None = option(
-        PREDICTION, None, "text file with a name per line, used instead of the names stored in the model"
-    )
+    class_names: str | None = option(PREDICTION, None, "text file of class names, one a line, instead of the model's")
     resume: bool = option(PREDICTION, False, "resume the interrupted run that left OUTPUT.partial")
     quiet: bool = option(PREDICTION, False, "print no line per image and no progress bar")
     contact_sheet: str | None = option(PREDICTION, None, "PNG file to draw: thumbnails, classes and probabilities")
-    attention: str | None = option(
-        PREDICTION, None, "PNG file to draw: attention of the last block, for one image and a checkpoint"
-    )
-    arch: str | None = borrowed(
-        Config, "arch", PREDICTION, default=None, help="architecture; an error if the file has another"
-    )
+    attention: str | None = option(PREDICTION, None, "PNG file of a checkpoint's last attention, for one image")
+    arch: str | None = borrowed(Config, "arch", PREDICTION, default=None, help="architecture, checked against the file")
     batch_size: int = borrowed(Config, "batch_size", PREDICTION, default=8, help="images per batch")
     num_parallel_workers: int = borrowed(Config, "num_parallel_workers", PREDICTION, help="threads that read images")
     device_id: int = borrowed(Config, "device_id", PREDICTION, help="device to run on")
     device_target: str = borrowed(Config, "device_target", PREDICTION)
 
 
-# A script with options of its own, such as pre-training, is another dataclass above, a row here and an overload below.
-SHIPPED_CONFIGS = Path(__file__).parent / "configs"
+# A script with options of its own, such as pre-training, is another dataclass above and a row here.
 CONFIG_PATH = {"config_path": "a YAML file or the name of one in src/configs"}
 PRETRAINED = CONFIG_PATH | {"pretrained": "a checkpoint"}
 DATA_PATH = {"data_path": "an image or a folder of images", "checkpoint": "a checkpoint, an ONNX file or a MINDIR file"}
-SCRIPTS: dict[str, Script] = {
-    "train": Script("python train.py", "Fine-tune BEiT on folders of images.", TrainConfig, CONFIG_PATH),
-    "eval": Script("python eval.py", "Evaluate a checkpoint on the validation images.", EvalConfig, PRETRAINED),
-    "export": Script("python export.py", "Export a checkpoint to ONNX, MINDIR or AIR.", Config, PRETRAINED),
-    "infer": Script("python infer.py", "Predict the classes of images.", InferConfig, DATA_PATH, file=Config),
-    "preview": Script(
-        "python -m src.data.preview",
-        "Draw a training batch as the network sees it beside the evaluation view of the same images.",
-        PreviewConfig,
-        CONFIG_PATH,
-    ),
+PREVIEW_TEXT = "Draw a training batch as the network sees it beside the evaluation view of the same images."
+SCRIPTS = {
+    "train": Script("python train.py", "Fine-tune BEiT on folders of images.", TrainConfig, CONFIG_PATH, Config),
+    "eval": Script("python eval.py", "Evaluate a checkpoint on the validation images.", EvalConfig, PRETRAINED, Config),
+    "export": Script("python export.py", "Export a checkpoint to ONNX, MINDIR or AIR.", Config, PRETRAINED, Config),
+    "infer": Script("python infer.py", "Predict the classes of images.", InferConfig, DATA_PATH, Config),
+    "preview": Script("python -m src.data.preview", PREVIEW_TEXT, PreviewConfig, CONFIG_PATH, Config),
 }
 
 
-@typing.overload
-def parse_args(argv: Sequence[str], script: typing.Literal["train"]) -> TrainConfig: ...
-@typing.overload
-def parse_args(argv: Sequence[str], script: typing.Literal["eval"]) -> EvalConfig: ...
-@typing.overload
-def parse_args(argv: Sequence[str], script: typing.Literal["export"]) -> Config: ...
-@typing.overload
-def parse_args(argv: Sequence[str], script: typing.Literal["infer"]) -> InferConfig: ...
-@typing.overload
-def parse_args(argv: Sequence[str], script: typing.Literal["preview"]) -> PreviewConfig: ...
-def parse_args(argv: Sequence[str], script: str) -> Config | InferConfig:
+def parse_args(argv: Sequence[str], script: str) -> Any:
     """Return the options of `script`, a key of `SCRIPTS`: see `src.options.command_line.parse`."""
-    return command_line.parse(argv, SCRIPTS[script], SHIPPED_CONFIGS)
-
-
-def find_config(word: str) -> Path:
-    """Return the config file that `word` names: see `src.options.config_file.find_config`."""
-    return config_file.find_config(word, SHIPPED_CONFIGS)
+    return parse(argv, SCRIPTS[script])
 
 
 def read_config(path: Path) -> Config:
     """Return the values of a YAML file; raises `UserError` as `parse_args` does."""
-    return Config(**config_file.read_values(path, Config))
+    return Config(**read_values(path, Config))
+
+
+def as_yaml(config: Config) -> str:
+    """Return a config file of the values of `config`, without the options of one script."""
+    return write_values(config, Config)

@@ -1,4 +1,4 @@
-"""The project's own checkpoint files: what is saved is read, by MindSpore too, and damage is found."""
+"""The project's checkpoint files: this project and MindSpore read them, and damage is detected."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from src.errors import UserError
 from src.files import atomic_file
 from src.model.model_info import ModelInfo
-from src.weights import ckpt_file
+from src.weights import mindspore_ckpt_file
 from src.weights.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from src.weights.ckpt_file import read_ckpt, write_ckpt
+from src.weights.mindspore_ckpt_file import read_ckpt, write_ckpt
 from src.weights.pretrained import load_pretrained
 from tests.networks import model_info
-from tests.weights_golden import ANY_ARCH, assert_same, one_line, small_weights
+from tests.weights_golden import ANY_ARCH, assert_same, one_line, refuses, small_weights
 
 SUFFIXES = (".ckpt", ".safetensors")
 INFO = model_info(ANY_ARCH, 6, 3, ("tench", "goldfish", "größer"), crop_pct=0.875)
@@ -67,7 +67,7 @@ def test_a_checkpoint_of_weights_alone_has_no_other_state(tmp_path, suffix):
     assert (found.ema, found.optimizer, found.training) == (None, None, None)
 
 
-def test_load_pretrained_takes_the_averaged_weights_when_asked(tmp_path):
+def test_load_pretrained_returns_the_averaged_weights_on_request(tmp_path):
     path = tmp_path / "a.ckpt"
     save_checkpoint(path, a_checkpoint())
     assert_same(load_pretrained(path).weights, a_checkpoint().weights)
@@ -75,21 +75,29 @@ def test_load_pretrained_takes_the_averaged_weights_when_asked(tmp_path):
     assert_same(averaged.weights, a_checkpoint().ema)
     assert (averaged.ema, averaged.optimizer, averaged.training) == (None, None, None)
     save_checkpoint(path, Checkpoint(small_weights(), INFO))
-    with pytest.raises(UserError, match=r"a\.ckpt holds no averaged weights: leave out --ema"):
+    with refuses("a.ckpt", "averaged", "--ema"):
         load_pretrained(path, ema=True)
 
 
-def test_load_pretrained_refuses_another_arch_and_information_that_is_not_the_weights(tmp_path):
+def test_load_pretrained_refuses_another_arch_and_contradictory_information(tmp_path):
     path = tmp_path / "a.ckpt"
     save_checkpoint(path, a_checkpoint())
-    with pytest.raises(UserError, match=f"is a {ANY_ARCH}, not a beit_base_patch16_224"):
+    with refuses("a.ckpt", ANY_ARCH, "beit_base_patch16_224"):
         load_pretrained(path, arch="beit_base_patch16_224")
     save_checkpoint(path, Checkpoint(small_weights(), model_info(ANY_ARCH, 6, 4)))
-    with pytest.raises(UserError, match="says num_classes 4, its weights say 3"):
+    with refuses("a.ckpt", "num_classes", 4, 3):
         load_pretrained(path)
 
 
-# ---- MindSpore reads it, and its own files are read ----
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_equal_checkpoints_give_equal_files(tmp_path, suffix):
+    paths = [tmp_path / f"{number}{suffix}" for number in range(4)]
+    for path in paths:
+        save_checkpoint(path, a_checkpoint())
+    assert len({path.read_bytes() for path in paths}) == 1
+
+
+# ---- exchange with MindSpore ----
 
 
 def test_mindspore_loads_the_weights_of_a_checkpoint_strictly(tmp_path):
@@ -112,7 +120,7 @@ def test_mindspore_loads_the_weights_of_a_checkpoint_strictly(tmp_path):
     assert_same({k[4:]: v.asnumpy() for k, v in loaded.items() if k.startswith("ema.")}, a_checkpoint().ema)
 
 
-def test_what_mindspore_saves_again_or_converts_is_still_a_checkpoint(tmp_path):
+def test_a_checkpoint_that_mindspore_saves_again_or_converts_is_still_a_checkpoint(tmp_path):
     import mindspore as ms
 
     path = tmp_path / "a.ckpt"
@@ -146,12 +154,12 @@ def test_every_type_that_mindspore_writes_is_read(tmp_path):
         ms.save_checkpoint(entries, path, append_dict={"note": "text", "epoch_num": 3}, crc_check=crc_check)
         found = dict(read_ckpt(path))
         assert found.pop("epoch_num") == 3
-        # all three numbers have few enough digits for bfloat16
+        # bfloat16 represents these three numbers exactly
         assert_same(found, arrays | {"bfloat16": np.array([1.0, -2.5, 3.140625], np.float32)})
         os.chmod(path, 0o644)
 
 
-def test_a_shape_of_one_zero_is_a_scalar_as_for_mindspore(tmp_path):
+def test_a_shape_of_one_zero_is_a_scalar_as_in_mindspore(tmp_path):
     import mindspore as ms
 
     tensor = b"\x08\x00" + b"\x12\x07Float32" + b"\x1a\x04" + np.float32(2.5).tobytes()
@@ -162,7 +170,7 @@ def test_a_shape_of_one_zero_is_a_scalar_as_for_mindspore(tmp_path):
     assert_same({"a": ms.load_checkpoint(str(tmp_path / "a.ckpt"))["a"].asnumpy()}, wanted)
 
 
-def test_a_checkpoint_that_mindspore_itself_saved_is_read_by_its_names(tmp_path):
+def test_a_checkpoint_saved_by_mindspore_is_recognized_by_its_names(tmp_path):
     import mindspore as ms
 
     weights = small_weights(patch_size=4, embed_dim=96, depth=4, num_heads=3, grid=8)
@@ -172,14 +180,14 @@ def test_a_checkpoint_that_mindspore_itself_saved_is_read_by_its_names(tmp_path)
     assert_same(found.weights, weights)
     assert (found.format, found.info.model.arch, found.info.model.num_classes) == ("mindspore", ANY_ARCH, 3)
     assert {"mean", "std", "crop_pct"} <= found.guessed
-    with pytest.raises(UserError, match=r"a\.ckpt says nothing of its network: .*convert\.py"):
+    with refuses("a.ckpt", "convert.py"):
         load_checkpoint(tmp_path / "a.ckpt")
 
 
-def test_arrays_beyond_protobufs_limit_are_cut_as_mindspore_cuts_them(tmp_path, monkeypatch):
+def test_arrays_beyond_protobufs_limit_are_split_as_by_mindspore(tmp_path, monkeypatch):
     import mindspore as ms
 
-    monkeypatch.setattr(ckpt_file, "MAX_CONTENT_BYTES", 16)
+    monkeypatch.setattr(mindspore_ckpt_file, "MAX_CONTENT_BYTES", 16)
     arrays = {"a": np.arange(21, dtype=np.float32).reshape(3, 7), "b": np.arange(4, dtype=np.float32)}
     with open(tmp_path / "a.ckpt", "wb") as file:
         write_ckpt(file, arrays.items())
@@ -188,7 +196,7 @@ def test_arrays_beyond_protobufs_limit_are_cut_as_mindspore_cuts_them(tmp_path, 
     assert_same({k: v.asnumpy() for k, v in ms.load_checkpoint(str(tmp_path / "a.ckpt")).items()}, arrays)
 
 
-# ---- writing: whole or not at all ----
+# ---- atomic writing ----
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
@@ -201,20 +209,18 @@ def test_a_full_disk_leaves_the_older_checkpoint_and_no_temporary_file(tmp_path,
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(atomic_file.os, "fsync", full)
-    with pytest.raises(UserError) as raised:
+    with refuses(path, "No space left on device"):
         save_checkpoint(path, a_checkpoint(5))
-    assert str(raised.value) == (
-        f"{path} cannot be written (No space left on device): choose another folder or free some space"
-    )
     assert (os.listdir(tmp_path), path.read_bytes()) == ([path.name], before)
 
 
-def test_a_write_that_the_system_stops_halfway_leaves_nothing(tmp_path):
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_write_that_fails_halfway_leaves_no_file(tmp_path, suffix):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
     try:
-        with pytest.raises(UserError, match=r"a\.ckpt cannot be written \(File too large\)"):
-            save_checkpoint(tmp_path / "a.ckpt", a_checkpoint())
+        with refuses(f"a{suffix}", "File too large"):
+            save_checkpoint(tmp_path / f"a{suffix}", a_checkpoint())
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert os.listdir(tmp_path) == []
@@ -235,7 +241,7 @@ def test_an_interrupted_write_leaves_the_older_checkpoint(tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_what_the_disk_gives_back_differently_never_gets_the_name(tmp_path, monkeypatch, suffix):
+def test_a_file_that_the_disk_changed_does_not_get_the_name(tmp_path, monkeypatch, suffix):
     path = tmp_path / f"a{suffix}"
     save_checkpoint(path, a_checkpoint())
     real = os.fsync
@@ -248,13 +254,13 @@ def test_what_the_disk_gives_back_differently_never_gets_the_name(tmp_path, monk
         real(descriptor)
 
     monkeypatch.setattr(atomic_file.os, "fsync", losing_a_bit)
-    with pytest.raises(UserError, match=r"was not written: reading it back failed .*check the disk and try again"):
+    with refuses(path, "not written", "disk"):
         save_checkpoint(path, a_checkpoint(5))
     assert os.listdir(tmp_path) == [path.name]
     assert_same_checkpoint(load_checkpoint(path), a_checkpoint())
 
 
-def test_a_symbolic_link_stays_one(tmp_path):
+def test_a_symbolic_link_stays_a_link(tmp_path):
     (tmp_path / "real.ckpt").write_bytes(b"old")
     (tmp_path / "link.ckpt").symlink_to(tmp_path / "real.ckpt")
     save_checkpoint(tmp_path / "link.ckpt", a_checkpoint())
@@ -262,16 +268,13 @@ def test_a_symbolic_link_stays_one(tmp_path):
     assert_same_checkpoint(load_checkpoint(tmp_path / "real.ckpt"), a_checkpoint())
 
 
-def test_unusable_output_names_are_refused_in_one_line(tmp_path):
-    for path, text in (
-        (tmp_path / "a.pth", r"a\.pth: a checkpoint's name ends on \.ckpt or \.safetensors"),
-        (tmp_path / "no" / "a.ckpt", r"a\.ckpt cannot be written \(No such file or directory\): choose another folder"),
-    ):
-        with pytest.raises(UserError, match=text) as raised:
-            save_checkpoint(path, a_checkpoint())
-        assert "\n" not in str(raised.value)
+def test_unusable_output_names_are_refused(tmp_path):
+    with refuses("a.pth", ".ckpt", ".safetensors"):
+        save_checkpoint(tmp_path / "a.pth", a_checkpoint())
+    with refuses("a.ckpt", "No such file or directory", "another folder"):
+        save_checkpoint(tmp_path / "no" / "a.ckpt", a_checkpoint())
     (tmp_path / "folder.ckpt").mkdir()
-    with pytest.raises(UserError, match="cannot be written"):
+    with refuses("folder.ckpt"):
         save_checkpoint(tmp_path / "folder.ckpt", a_checkpoint())
     assert os.listdir(tmp_path) == ["folder.ckpt"]
 
@@ -303,7 +306,7 @@ def test_every_shorter_file_is_refused(whole_file, tmp_path, share):
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(share=st.floats(0, 1, exclude_max=True), bits=st.integers(1, 255))
-def test_a_changed_byte_is_found_or_means_nothing(whole_file, tmp_path, share, bits):
+def test_a_changed_byte_is_detected_or_irrelevant(whole_file, tmp_path, share, bits):
     content = bytearray(whole_file.read_bytes())
     content[int(share * len(content))] ^= bits
     try:
@@ -314,8 +317,8 @@ def test_a_changed_byte_is_found_or_means_nothing(whole_file, tmp_path, share, b
         assert_same_checkpoint(found, a_checkpoint())
 
 
-def test_a_changed_byte_anywhere_at_the_start_is_found_or_means_nothing(whole_file, tmp_path):
-    """The start holds lengths, names, shapes and checksums, where a single bit does most harm: every bit of it."""
+def test_a_changed_bit_at_the_start_is_detected_or_irrelevant(whole_file, tmp_path):
+    """Every bit of the first 64 bytes, which have lengths, names, shapes and checksums."""
     whole = whole_file.read_bytes()
     refused = 0
     for position in range(64):
@@ -326,21 +329,18 @@ def test_a_changed_byte_anywhere_at_the_start_is_found_or_means_nothing(whole_fi
                 assert_same_checkpoint(load_bytes(tmp_path, whole_file.name, bytes(content)), a_checkpoint())
             except UserError:
                 refused += 1
-    assert refused >= 64 * 8 - 8 * len("formatms")  # only these two words, of safetensors, mean nothing
+    assert refused >= 64 * 8 - 8 * len("formatms")  # only this entry of a safetensors file is irrelevant
 
 
-def test_a_ckpt_that_is_cut_between_two_arrays_is_missing_one(tmp_path):
+def test_a_ckpt_truncated_between_two_arrays_misses_one(tmp_path):
     path = tmp_path / "a.ckpt"
     save_checkpoint(path, a_checkpoint())
     content = path.read_bytes()
     start = content.rindex(b"optimizer.overflow") - 4  # two keys and two lengths before the name
     assert content[start : start + 1] == b"\x0a"
     path.write_bytes(content[:start])
-    with pytest.raises(UserError) as raised:
+    with refuses(path, "'optimizer.overflow'", "missing"):
         load_checkpoint(path)
-    assert str(raised.value) == (
-        f"{path} is damaged ('optimizer.overflow' is missing: it was cut short): use an earlier one"
-    )
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
@@ -349,27 +349,26 @@ def test_a_damaged_parameter_is_named(tmp_path, suffix):
     save_checkpoint(path, a_checkpoint())
     bits = a_checkpoint().weights["blocks.1.mlp.fc2.weight"].tobytes()
     path.write_bytes(path.read_bytes().replace(bits, bits[:-1] + bytes([bits[-1] ^ 1])))
-    with pytest.raises(UserError, match=r"the checksum of 'blocks\.1\.mlp\.fc2\.weight' does not match"):
+    with refuses(path, "checksum", "'blocks.1.mlp.fc2.weight'"):
         load_checkpoint(path)
 
 
 @pytest.mark.parametrize(
-    ("content", "text"),
+    ("content", "words"),
     [
-        (b"", "is empty: download or copy it again"),
-        (b"hello, this is a text", "is neither a MindSpore checkpoint nor a safetensors file, or it is damaged"),
-        (b"\x0a\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff", "a number is cut short"),
-        (b"\x0a\xff\xff\xff\x7f", "it is cut short"),
+        (b"", ["empty"]),
+        (b"hello, this is a text", ["MindSpore", "safetensors"]),
+        (b"\x0a\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff", ["integer", "truncated"]),
+        (b"\x0a\xff\xff\xff\x7f", ["truncated"]),
     ],
 )
-def test_foreign_files_are_refused_in_one_line(tmp_path, content, text):
-    with pytest.raises(UserError, match=text) as raised:
+def test_foreign_files_are_refused(tmp_path, content, words):
+    with refuses(tmp_path / "a.ckpt", *words):
         load_bytes(tmp_path, "a.ckpt", content)
-    assert str(raised.value).startswith(str(tmp_path / "a.ckpt"))
 
 
 def test_a_missing_file_is_an_error(tmp_path):
-    with pytest.raises(UserError, match=r"no\.ckpt cannot be read \(No such file or directory\): check the path"):
+    with refuses("no.ckpt", "No such file or directory"):
         load_checkpoint(tmp_path / "no.ckpt")
-    with pytest.raises(UserError, match=r"cannot be read \(Is a directory\)"):
+    with refuses(tmp_path, "Is a directory"):
         load_checkpoint(tmp_path)

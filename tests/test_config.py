@@ -12,8 +12,9 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from src.config import Config, InferConfig, find_config, parse_args, read_config
+from src.config import Config, InferConfig, parse_args, read_config
 from src.errors import UserError
+from src.options.config_file import find_config
 from src.options.declaration import declared
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -208,6 +209,13 @@ def test_yaml_values_are_read_as_on_the_command_line(tmp_path, text, name, value
         (["--beta", "0.9"], ["--beta is 0.9", "numbers, 2 of them, at least 0, less than 1"]),
         (["--with_ema", "perhaps"], ["--with_ema is perhaps", "True or False"]),
         (["--amp_level", "O4"], ["--amp_level is O4", "one of O0, O1, O2, O3"]),
+        (["--num_parallel_workers", "0"], ["--num_parallel_workers is 0", "at least 1"]),
+        (["--aa_interpolation", "cubic"], ["--aa_interpolation is cubic", "nearest, bilinear, bicubic, lanczos"]),
+        (["--re_mode", "noise"], ["--re_mode is noise", "const, rand, pixel"]),
+        (["--re_count", "0"], ["--re_count is 0", "at least 1"]),
+        (["--mixup_mode", "half"], ["--mixup_mode is half", "batch, pair, elem"]),
+        (["--mixup", "-1"], ["--mixup is -1", "at least 0"]),
+        (["--cutmix", "-1"], ["--cutmix is -1", "at least 0"]),
         (
             ["--arch", "beit_base_patch16_244"],
             ["--arch is beit_base_patch16_244", "did you mean beit_base_patch16_224?"],
@@ -219,7 +227,6 @@ def test_yaml_values_are_read_as_on_the_command_line(tmp_path, text, name, value
         (["--use_pytorch_maxpool"], ["use_pytorch_maxpool is True", "set it to False"]),
         (["--train_num_samples", "0"], ["train_num_samples is 0", "-1 for all"]),
         (["--model_postfix", "a/b"], ["model_postfix is 'a/b'", "letters, digits"]),
-        (["--shared_rel_pos_bias"], ["rel_pos_bias and shared_rel_pos_bias", "set one of them to False"]),
         (["--dump_graph", "--pynative_mode"], ["dump_graph", "pynative_mode", "set one of them to False"]),
         (["--collect_input_data"], ["collect_input_data is True", "set dataset_sink_mode to False"]),
         (["--epochs"], ["--epochs", "--help"]),

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from src.data.decode import UnreadableImage, read_rgb
-from src.data.imagenet import check_class_names, read_image_folder
+from src.data.image_folder import check_class_names, read_image_folder
 from src.data.sampling import spread
 from src.errors import UserError
 

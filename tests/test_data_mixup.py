@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from src.data.augment.mixup import Mixing, Mixup, cut_box, mix_images, mix_targets, uncut_share
 from src.data.sampling import local_positions
-from src.errors import UserError
 from tests.golden.data_inputs import DRAWS, ks_distance
 
 GOLDEN = dict(np.load(Path(__file__).parent / "golden" / "data.npz"))
@@ -139,16 +138,3 @@ def test_the_parts_of_a_global_batch_mix_to_the_global_batch_bit_for_bit(mode, b
         np.testing.assert_array_equal(mix_targets(labels[positions], mixing.lam[positions], 4, 0.1), targets[positions])
         seen.extend(positions)
     assert sorted(seen) == list(range(batch_size * parts))
-
-
-@pytest.mark.parametrize(
-    ("values", "pattern"),
-    [
-        ({"mixup_alpha": 0.8, "mode": "half"}, "mixup_mode is 'half'.*batch, pair, elem"),
-        ({"mixup_alpha": 0.0, "cutmix_alpha": 0.0}, r"mixup is 0\.0 and cutmix is 0\.0.*above 0"),
-        ({"mixup_alpha": -1.0}, r"mixup is -1\.0 and cutmix is 1\.0.*below 0"),
-    ],
-)
-def test_an_unknown_mode_and_invalid_alphas_give_an_error_with_the_values_and_the_fix(values, pattern):
-    with pytest.raises(UserError, match=pattern):
-        Mixup(**{"cutmix_alpha": 1.0, **values})

@@ -10,8 +10,9 @@ import pytest
 from mindspore import Tensor, nn
 from PIL import Image
 
-from src.data.imagenet import Division, Targets, TrainLoader, read_image_folder
-from src.data.transforms import TrainOptions, TrainTransform
+from src.data.image_folder import read_image_folder
+from src.data.imagenet import Division, Targets, TrainLoader
+from src.data.transforms import TrainTransform
 from src.errors import UserError
 from src.tools.criterion import Classification, SoftTargetCrossEntropy
 from src.tools.dry_run import Timing, forecast, try_out
@@ -53,8 +54,8 @@ def test_slow_image_preparation_is_named_as_the_bottleneck():
 @pytest.fixture
 def train_loader(tmp_path):
     folder = read_image_folder(write_images(tmp_path / "data") / "train")
-    options = TrainOptions(image_size=8, min_crop=1, interpolation="bicubic", mean=(0.5,) * 3, std=(0.5,) * 3)
-    return TrainLoader(folder, TrainTransform(options), Targets(3), Division(4), seed=0, num_workers=1)
+    transform = TrainTransform(image_size=8, min_crop=1, interpolation="bicubic", mean=(0.5,) * 3, std=(0.5,) * 3)
+    return TrainLoader(folder, transform, Targets(3), Division(4), seed=0, num_workers=1)
 
 
 def task(train_loader, evaluated: list) -> Task:

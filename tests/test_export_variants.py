@@ -1,4 +1,4 @@
-"""Every variant at its own width, cut in depth alone, as an ONNX file: the libraries' logits and the network's."""
+"""ONNX files of every variant, at full width and reduced depth: the logits of the libraries and of the network."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ import onnxruntime
 import pytest
 from mindspore import Tensor
 
-from src.export.onnx_file import write_onnx
-from src.export.onnx_graph import beit_graph
+from src.export.onnx_export import write_onnx
 from src.model.variants import VARIANTS, get_variant
 from src.vit import VisionTransformer
 from tests.golden.network_recipe import weight
 from tests.golden.variants_recipe import VARIANT_CASES, image
 from tests.networks import model_info, small_network
+from tests.onnx_graphs import graph_of
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "variants.npz")
 TOLERANCE = 1e-5  # of the largest logit: float32 sums in another order
 BATCHES = (1, 3, 17)
-LARGEST_TOKENS = 17 * (24 * 24 + 1)  # 17 images of 512 pixels would take 6 GB for their attention
+LARGEST_TOKENS = 17 * (24 * 24 + 1)  # the attention of 17 images of 512 pixels would need 6 GB
 
 
 @pytest.fixture(autouse=True)
 def pynative():
-    """Each case is another network: compiling it would take longer than running it."""
+    """Each case has another network, whose compilation would take longer than its run."""
     ms.set_context(mode=ms.PYNATIVE_MODE)
     yield
     ms.set_context(mode=ms.GRAPH_MODE)
@@ -41,8 +41,8 @@ def network_of(sizes: dict[str, int]) -> VisionTransformer:
 
 def session_of(network: VisionTransformer, sizes: dict[str, int], path: Path) -> onnxruntime.InferenceSession:
     weights = {name: parameter.asnumpy() for name, parameter in network.parameters_and_names()}
-    graph = beit_graph(weights, image_size=sizes["image_size"], num_heads=sizes["num_heads"], approximate_gelu=False)
-    # the arch is a word to the file
+    graph = graph_of(sizes, weights)
+    # the file stores the arch, and nothing here depends on it
     write_onnx(graph, model_info("beit_base_patch16_224", sizes["image_size"], sizes["num_classes"]), path)
     return onnxruntime.InferenceSession(path)
 
@@ -53,7 +53,7 @@ def assert_equal_logits(logits: np.ndarray, expected: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("case", VARIANT_CASES)
-def test_the_file_of_a_published_variant_gives_the_logits_of_all_three_libraries(case, tmp_path):
+def test_a_published_variant_gives_the_logits_of_all_three_libraries(case, tmp_path):
     sizes = VARIANT_CASES[case]
     session = session_of(network_of(sizes), sizes, tmp_path / "beit.onnx")
     (logits,) = session.run(["logits"], {"image": image(case)})
@@ -62,8 +62,8 @@ def test_the_file_of_a_published_variant_gives_the_logits_of_all_three_libraries
 
 
 @pytest.mark.parametrize("arch", VARIANTS)
-def test_the_file_of_every_variant_gives_the_networks_logits_at_any_batch(arch, tmp_path):
-    """One block of each, 17 but for 512 pixels. That batch repeats the three images that the network has seen."""
+def test_every_variant_gives_the_logits_of_the_network_for_any_batch(arch, tmp_path):
+    """One block of each variant; batches of 17, except at 512 pixels, repeat the three images of the network."""
     variant = get_variant(arch)
     sizes = {
         **{name: getattr(variant, name) for name in ("image_size", "patch_size", "embed_dim", "num_heads")},

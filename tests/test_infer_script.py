@@ -26,7 +26,7 @@ from src.data.decode import read_rgb
 from src.data.transforms import EvalTransform
 from src.errors import exit_code
 from src.export.mindir_file import write_mindir
-from src.export.onnx_file import write_onnx
+from src.export.onnx_export import write_onnx
 from src.export.onnx_graph import beit_graph
 from src.model.variants import get_variant
 from src.prediction.journal import Journal
@@ -75,8 +75,7 @@ def models(weights, tmp_path_factory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("models")
     paths = {kind: folder / f"beit.{kind}" for kind in KINDS}
     save_checkpoint(paths["ckpt"], Checkpoint(weights, INFO))
-    heads = get_variant(INFO.model.arch).num_heads
-    write_onnx(beit_graph(weights, image_size=24, num_heads=heads, approximate_gelu=True), INFO, paths["onnx"])
+    write_onnx(beit_graph(weights, INFO.model, get_variant(INFO.model.arch)), INFO, paths["onnx"])
     write_mindir(rebuild_network(INFO, weights, paths["ckpt"]), INFO, paths["mindir"])
     return paths
 

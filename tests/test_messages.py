@@ -18,9 +18,9 @@ from src.errors import UserError
 from src.prediction.find_images import find_images
 from src.prediction.journal import Journal
 from src.weights.checkpoint import CHECKSUMS, MODEL_INFO, Checkpoint, checksum, load_checkpoint, save_checkpoint
-from src.weights.ckpt_file import read_ckpt, write_ckpt
 from src.weights.class_names import read_class_names
 from src.weights.foreign_writer import write_foreign
+from src.weights.mindspore_ckpt_file import read_ckpt, write_ckpt
 from src.weights.pretrained import load_pretrained
 from src.weights.safetensors_file import read_safetensors
 from tests.test_checkpoint import INFO, small_weights

@@ -16,8 +16,9 @@ from PIL import Image
 from src.config import read_config
 from src.data.assembly import read_data
 from src.data.augment.random_erasing import RandomErasing
-from src.data.imagenet import Division, EvalLoader, Targets, TrainLoader, read_image_folder
-from src.data.transforms import EvalTransform, TrainOptions, TrainTransform
+from src.data.image_folder import read_image_folder
+from src.data.imagenet import Division, EvalLoader, Targets, TrainLoader
+from src.data.transforms import EvalTransform, TrainTransform
 from src.errors import UserError
 from src.tools.logs import start_logging
 from tests.tiny_project import error_line, run, script, write_config, write_images
@@ -74,7 +75,7 @@ def test_evaluation_gets_the_rgb_conversion_of_pillow(folder):
 
 @pytest.mark.filterwarnings("ignore:Palette images with Transparency")
 def test_training_reads_all_kinds(folder):
-    options = TrainOptions(
+    transform = TrainTransform(
         image_size=SIZE,
         min_crop=0.08,
         interpolation="bicubic",
@@ -82,7 +83,7 @@ def test_training_reads_all_kinds(folder):
         erasing=RandomErasing(0.5, "pixel", 1),
         **RAW,
     )
-    loader = TrainLoader(folder, TrainTransform(options), Targets(3), Division(1), seed=0, num_workers=2)
+    loader = TrainLoader(folder, transform, Targets(3), Division(1), seed=0, num_workers=2)
     assert sum(np.isfinite(batch.image).all() for batch in loader.epoch(0)) == len(folder)
     assert loader.unreadable.count(0) == 0
 

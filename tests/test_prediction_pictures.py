@@ -13,7 +13,6 @@ import pytest
 from mindspore import Tensor
 from PIL import Image
 
-from src.export.onnx_graph import beit_graph
 from src.pictures.tiles import GAP, LINE, SIDE
 from src.prediction import pictures
 from src.prediction.journal import Record
@@ -21,6 +20,7 @@ from src.prediction.mindspore_network import last_attention
 from src.prediction.pictures import HEAT, HEAT_SHARE, attention_picture, contact_sheet
 from src.vit import VisionTransformer
 from tests.networks import model_info, small_network
+from tests.onnx_graphs import graph_of
 
 sys.path.insert(0, str(Path(__file__).parent / "golden"))
 from network_recipe import CASES, weight
@@ -173,7 +173,7 @@ def test_attention_is_that_of_the_last_block_with_all_its_biases():
     """For three blocks with a shared and an own bias: the softmax of the last block in the exported graph."""
     case = CASES["shared_and_own_bias"]
     network, weights = network_of({**case, "depth": 3})
-    model = beit_graph(weights, image_size=case["image_size"], num_heads=case["num_heads"], approximate_gelu=False)
+    model = graph_of({**case, "depth": 3}, weights)
     inside = "blocks.2.attn.probabilities"
     model.graph.output.append(onnx.ValueInfoProto(name=inside))
     image = np.random.default_rng(3).standard_normal((3, case["image_size"], case["image_size"]), dtype=np.float32)

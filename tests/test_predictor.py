@@ -134,8 +134,10 @@ def test_an_endless_stream_is_read_on_demand():
         assert result.logits[0] == pytest.approx(number / 127.5 - 1, abs=1e-6)
     assert len(drawn) <= 4 * 4
     results.close()
-    workers = [thread for thread in threading.enumerate() if thread.name.startswith("data-worker")]
-    assert not workers
+    for thread in threading.enumerate():
+        if thread.name.startswith("data-worker"):
+            thread.join(60)
+            assert not thread.is_alive()
 
 
 def test_a_missing_or_foreign_file_is_refused(tmp_path):

@@ -19,6 +19,7 @@ from src.tools.run_folder import (
     take_folder,
     write_class_names,
 )
+from tests.tiny_project import ARCH
 
 Usage = namedtuple("Usage", "total used free")
 
@@ -64,12 +65,12 @@ def roots(tmp_path) -> dict[str, str]:
 
 
 def test_a_resumed_run_cleans_and_locks_its_folders_and_a_new_run_refuses_them(tmp_path):
-    config = Config(arch="beit_tiny_patch16_224", model_postfix="1", **roots(tmp_path))
-    best = tmp_path / "best_ckpt" / "beit_tiny_patch16_224_1"
+    config = Config(arch=ARCH, model_postfix="1", **roots(tmp_path))
+    best = tmp_path / "best_ckpt" / f"{ARCH}_1"
     best.mkdir(parents=True)
     for name in (".best.ckpt.77.partial", "best.ckpt", ".other"):
         (best / name).touch()
-    with pytest.raises(UserError, match=r"best_ckpt/beit_tiny_patch16_224_1 .*--resume auto"):
+    with pytest.raises(UserError, match=rf"best_ckpt/{ARCH}_1 .*--resume auto"):
         make_folders(config, Ranks(), resumed=False)
     folders = make_folders(config, Ranks(), resumed=True)
     assert sorted(path.name for path in best.iterdir()) == [".other", "best.ckpt"]

@@ -25,7 +25,7 @@ from src.trainer.train_one_step_with_scale_and_clip_global_norm import (
     TrainOneStepWithScaleAndClipGlobalNorm,
 )
 from tests.golden import recipe_inputs as inputs
-from tests.networks import small_network
+from tests.networks import IMPLEMENTATIONS, small_network
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "recipe.npz")
 IMAGES, TARGETS = inputs.model_batches()
@@ -106,9 +106,9 @@ def feed(step, image, target=None):
     return values[0], skipped, scale
 
 
-def beit_step(amp_level="O0", scaling=GROWING):
+def beit_step(amp_level="O0", scaling=GROWING, layers=CPU):
     """The network and training step of the golden run."""
-    network = small_network(amp_level=amp_level, **inputs.SIZES)
+    network = small_network(amp_level=amp_level, layers=layers, **inputs.SIZES)
     for parameter in network.get_parameters():
         parameter.set_data(Tensor(inputs.model_weight(parameter.name, parameter.shape), parameter.dtype))
     weights = network.trainable_params()
@@ -149,10 +149,15 @@ def snapshot(network, step) -> dict[str, np.ndarray]:
     return {name: parameter.asnumpy().copy() for name, parameter in parameters.items()}
 
 
+@pytest.fixture(scope="module", params=IMPLEMENTATIONS)
+def layers(request):
+    return IMPLEMENTATIONS[request.param]
+
+
 @pytest.fixture(scope="module")
-def golden_run():
+def golden_run(layers):
     """50 steps: their results, left on the device as in the training loop, and the state after 20, 30 and 50."""
-    network, step = beit_step()
+    network, step = beit_step(layers=layers)
     results, states = [], {}
     for first, last in ((0, 20), (20, 30), (30, 50)):
         results += train(step, first, last)
@@ -188,9 +193,9 @@ def test_the_loss_scale_of_a_run_without_overflow_grows(golden_run):
     assert scales == [1024.0] * 15 + [2048.0] * 15 + [4096.0] * 15 + [8192.0] * 5
 
 
-def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(golden_run):
+def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(layers, golden_run):
     results, states = golden_run
-    network, step = beit_step()
+    network, step = beit_step(layers=layers)
     parameters = {p.name: p for p in network.get_parameters()} | step.state()
     assert parameters.keys() == states[20].keys()
     for name, value in states[20].items():

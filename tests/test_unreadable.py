@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from src.data.imagenet import Division, Targets, TrainLoader, read_image_folder
+from src.data.decode import UnreadableImages
+from src.data.image_folder import read_image_folder
+from src.data.imagenet import Division, Targets, TrainLoader
+from src.data.sampling import MAX_REPLACEMENTS, replacements
 from src.data.transforms import EvalTransform
-from src.data.unreadable import MAX_REPLACEMENTS, UnreadableImages, replacements
 from src.errors import UserError
 from src.tools.callback import UnreadableLines
 from src.tools.logs import start_logging

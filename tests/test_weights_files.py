@@ -1,14 +1,13 @@
-"""Foreign files: PyTorch's zip form and safetensors, read without PyTorch and without running anything."""
+"""Foreign files: PyTorch's zip format, read without PyTorch and without executing anything, and safetensors."""
 
 from __future__ import annotations
 
-import collections
-import contextlib
 import json
 import os
 import pickle
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,19 +16,19 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from src.errors import UserError
-from src.files.atomic_file import write_atomically
 from src.weights.arrays import as_weights, bfloat16_to_float32
 from src.weights.safetensors_file import read_safetensors, write_safetensors
 from src.weights.state_dict import find_state_dict
-from src.weights.torch_file import open_torch_file, write_torch_file
-from src.weights.torch_pickle import UnsafePickle, load_pickle
-from tests.weights_golden import FOLDER, GOLDEN, assert_same, load, one_line, small_weights
+from src.weights.torch_file import open_torch_file
+from src.weights.torch_pickle import LazyTensor, Namespace, Opaque, Storage, UnsafePickle, load_pickle
+from src.weights.unilm_file import write_unilm_file
+from tests.weights_golden import FOLDER, GOLDEN, assert_same, load, one_line, refuses, small_weights
 
 # ---- PyTorch's files ----
 
 
 def read_all(path: Path) -> dict[str, np.ndarray]:
-    """Every tensor at the top of a PyTorch file."""
+    """Return every tensor at the top level of a PyTorch file."""
     with open_torch_file(path) as (content, read_tensor):
         return {name: read_tensor(tensor, name) for name, tensor in find_state_dict(content, False, path).items()}
 
@@ -63,33 +62,33 @@ def test_a_file_of_a_big_endian_machine_is_read(tmp_path):
     assert_same({"whole": read_all(path)["whole"]}, {"whole": GOLDEN["views/whole"]})
 
 
-def test_what_is_written_for_pytorch_reads_back(tmp_path):
+def test_a_file_written_for_the_authors_code_reads_back(tmp_path):
     arrays = {
         "a.weight": np.arange(6, dtype=np.float32).reshape(2, 3),
         "transposed": np.arange(6, dtype=np.float32).reshape(2, 3).T,
         "scalar": np.array(2.5, np.float32),
         "index": np.array([[2**40, -3]]),
     }
-    for wrapper in ("model", None):
-        path = tmp_path / "a.pth"
-        write_atomically(path, lambda file, wrapper=wrapper: write_torch_file(file, arrays, wrapper))
-        assert_same(read_all(path), arrays)
-        with open_torch_file(path) as (content, _):
-            assert list(content) == ([wrapper] if wrapper else list(arrays))
+    path = tmp_path / "a.pth"
+    with open(path, "wb") as file:
+        write_unilm_file(file, arrays)
+    assert_same(read_all(path), arrays)
+    with open_torch_file(path) as (content, _):
+        assert list(content) == ["model"]
 
 
-def test_the_form_before_1_6_says_how_to_save_it_again():
-    with pytest.raises(UserError, match=r"legacy\.pth is of the form .* before 1\.6: save it again .*torch\.save\("):
+def test_the_error_for_the_format_before_1_6_says_how_to_save_it_again():
+    with refuses("legacy.pth", "before 1.6", "torch.save("):
         read_all(FOLDER / "legacy.pth")
 
 
 def test_a_whole_pickled_network_is_refused_and_its_class_named():
-    with pytest.raises(UserError, match=r"asks for 'torch\.nn\.modules\.linear\.Linear', .* nothing was executed"):
+    with refuses("whole_module.pth", "'torch.nn.modules.linear.Linear'", "nothing was executed"):
         read_all(FOLDER / "whole_module.pth")
 
 
 class Shell:
-    """What a hostile file makes: unpickled by Python, it runs a command."""
+    """An object of a hostile file: Python's unpickler runs its command."""
 
     def __init__(self, command: str) -> None:
         self.command = command
@@ -103,11 +102,11 @@ def test_a_hostile_pickle_executes_nothing(tmp_path, protocol):
     mark = tmp_path / "executed"
     hostile = pickle.dumps({"model": Shell(f"touch {mark}")}, protocol)
     path = zip_file(tmp_path / "a.pth", {"archive/data.pkl": hostile})
-    with pytest.raises(UserError, match=r"a\.pth is refused: it asks for 'posix\.system'"):
+    with refuses("a.pth", "refused", "'posix.system'"):
         read_all(path)
     assert not mark.exists()
     pickle.loads(hostile)
-    assert mark.exists()  # the same bytes, read by Python
+    assert mark.exists()  # the same bytes, unpickled by Python
 
 
 @pytest.mark.parametrize(
@@ -126,7 +125,7 @@ def test_a_hostile_pickle_executes_nothing(tmp_path, protocol):
         b"csrc.weights.torch_pickle\nload_pickle\n.",
     ],
 )
-def test_names_off_the_list_are_refused(code):
+def test_names_outside_the_list_are_refused(code):
     with pytest.raises(UnsafePickle, match="asks for '"):
         load_pickle(code)
 
@@ -165,14 +164,65 @@ def test_reading_a_hostile_pickle_leaves_the_reader_as_it_was():
     assert_same(read_all(FOLDER / "views.pth"), before)
 
 
+PLAIN = (str, bytes, bytearray, int, float, complex, bool, type(None))
+CONTAINERS = (list, tuple, set, frozenset)
+CALLABLE_STAND_INS = ("_Function", "_StorageType")
+
+
+def assert_plain(value: Any, seen: set[int] | None = None) -> None:
+    """Assert that an unpickled object has only plain containers, numbers, texts, `LazyTensor` and inert stand-ins.
+
+    A pickle may contain a name without calling it: then the object is the stand-in's class or function.
+    """
+    seen = set() if seen is None else seen
+    if id(value) in seen:  # a container can contain itself
+        return
+    seen.add(id(value))
+    kind = type(value)
+    if isinstance(value, dict):
+        assert kind in (dict, Namespace) or (kind.__module__, kind.__name__) == ("src.weights.torch_pickle", "_Dict")
+        for item in (*value.keys(), *value.values()):
+            assert_plain(item, seen)
+    elif kind in CONTAINERS:
+        for item in value:
+            assert_plain(item, seen)
+    elif kind is LazyTensor:
+        assert type(value.storage) is Storage
+        assert_plain((value.storage.key, value.storage.dtype, value.storage.numel), seen)
+        assert all(type(number) is int for number in (value.offset, *value.shape, *value.stride))
+    elif kind is type:
+        assert value.__module__ == "src.weights.torch_pickle"
+    else:
+        assert kind in (*PLAIN, Storage, Opaque) or (
+            kind.__module__ == "src.weights.torch_pickle" and kind.__name__ in CALLABLE_STAND_INS
+        ), kind
+
+
+@pytest.mark.parametrize("value", [os.system, Path("a"), np.float64(1.0), {"a": [np.zeros(1)]}, ({1: (print,)},), json])
+def test_the_check_of_plain_objects_finds_others(value):
+    with pytest.raises(AssertionError):
+        assert_plain(value)
+
+
+def test_the_pickles_of_all_golden_files_give_plain_objects():
+    paths = [path for path in FOLDER.iterdir() if path.suffix in (".pth", ".bin")]
+    for path in paths:
+        if path.name not in ("legacy.pth", "whole_module.pth"):
+            with open_torch_file(path) as (content, _):
+                assert_plain(content)
+
+
 @settings(max_examples=400, deadline=None)
 @given(position=st.floats(0, 1, exclude_max=True), byte=st.integers(0, 255), cut=st.floats(0.5, 1))
 def test_a_mutated_pickle_gives_plain_objects_or_is_refused(position, byte, cut):
-    """Behind the zip archive's checksum, as a hostile writer would place it."""
+    """The mutation is behind the checksum of the zip archive, where a hostile writer would place it."""
     data = bytearray(entries_of("views.pth")["views/data.pkl"])
     data[int(position * len(data))] = byte
-    with contextlib.suppress(UnsafePickle):
-        load_pickle(bytes(data[: int(cut * len(data))]))
+    try:
+        content = load_pickle(bytes(data[: int(cut * len(data))]))
+    except UnsafePickle:
+        return
+    assert_plain(content)
 
 
 def test_a_tensor_larger_than_its_storage_is_refused(tmp_path):
@@ -180,31 +230,31 @@ def test_a_tensor_larger_than_its_storage_is_refused(tmp_path):
     broken = entries["views/data.pkl"].replace(b"K\x04K\x06\x86", b"K\x05K\x06\x86", 1)  # shape (4, 6) becomes (5, 6)
     assert broken != entries["views/data.pkl"]
     path = zip_file(tmp_path / "a.pth", entries | {"views/data.pkl": broken})
-    with pytest.raises(UserError, match=r"parameter 'whole' of shape \(5, 6\) does not fit into the 24 numbers"):
+    with refuses("a.pth", "'whole'", "(5, 6)", 24):
         read_all(path)
     path = zip_file(tmp_path / "a.pth", entries | {"views/data/0": entries["views/data/0"][:-4]})
-    with pytest.raises(UserError, match=r"parameter 'whole' .* belongs to 24 numbers, of which 92 bytes are stored"):
+    with refuses("a.pth", "'whole'", 24, 92):
         read_all(path)
 
 
-def test_zip_archives_that_are_no_pytorch_file_are_refused(tmp_path):
-    with pytest.raises(UserError, match=r"a\.pth is a zip archive, but no PyTorch file"):
+def test_zip_archives_other_than_pytorch_files_are_refused(tmp_path):
+    with refuses("a.pth", "zip archive"):
         read_all(zip_file(tmp_path / "a.pth", {"word/document.xml": b"<x/>"}))
     compressed = zip_file(tmp_path / "b.pth", entries_of("views.pth"), zipfile.ZIP_DEFLATED)
-    with pytest.raises(UserError, match=r"b\.pth is cut short or damaged .*is compressed"):
+    with refuses("b.pth", "compressed"):
         read_all(compressed)
     entries = entries_of("views.pth")
     entries.pop("views/data/1")
-    with pytest.raises(UserError, match=r"c\.pth is cut short or damaged .*views/data/1"):
+    with refuses("c.pth", "views/data/1"):
         read_all(zip_file(tmp_path / "c.pth", entries))
 
 
-def test_numbers_that_their_checksum_contradicts_are_refused_by_the_parameters_name(tmp_path):
+def test_numbers_that_contradict_their_checksum_are_refused_by_parameter(tmp_path):
     content = (FOLDER / "views.pth").read_bytes()
-    two = np.float32(2.5).tobytes()  # the parameter 'scalar'
-    assert content.count(two) == 1
-    (tmp_path / "a.pth").write_bytes(content.replace(two, np.float32(2.25).tobytes()))
-    with pytest.raises(UserError, match=r"a\.pth is cut short or damaged \(parameter 'scalar': Bad CRC-32"):
+    scalar = np.float32(2.5).tobytes()  # the parameter 'scalar'
+    assert content.count(scalar) == 1
+    (tmp_path / "a.pth").write_bytes(content.replace(scalar, np.float32(2.25).tobytes()))
+    with refuses("a.pth", "'scalar'", "CRC-32"):
         read_all(tmp_path / "a.pth")
 
 
@@ -221,7 +271,7 @@ def test_every_shorter_pytorch_file_is_refused(tmp_path, monkeypatch, share):
 
 @settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(share=st.floats(0, 1, exclude_max=True), bits=st.integers(1, 255))
-def test_a_changed_byte_of_a_pytorch_file_is_found_or_means_nothing(tmp_path, monkeypatch, share, bits):
+def test_a_changed_byte_of_a_pytorch_file_is_detected_or_irrelevant(tmp_path, monkeypatch, share, bits):
     content = bytearray((FOLDER / "timm_float16.pth").read_bytes())
     content[int(share * len(content))] ^= bits
     path = tmp_path / "changed.pth"
@@ -238,7 +288,7 @@ def test_a_changed_byte_of_a_pytorch_file_is_found_or_means_nothing(tmp_path, mo
 
 
 @pytest.mark.parametrize("wrap", [lambda x: x, lambda x: {"model": x}, lambda x: {"module": x, "epoch": 3}])
-def test_the_weights_are_found_in_what_training_scripts_wrap_around_them(wrap):
+def test_the_weights_are_found_inside_the_wrappers_of_training_scripts(wrap):
     with open_torch_file(FOLDER / "views.pth") as (content, _):
         wanted = dict(content)
         for inner in (content, {f"module.{name}": tensor for name, tensor in content.items()}, {"state_dict": content}):
@@ -252,25 +302,25 @@ def test_raw_weights_are_preferred_and_averaged_ones_on_request(monkeypatch):
         assert_same(
             {"x": averaged.weights["head.bias"]}, {"x": read_tensor(content["state_dict_ema"]["head.bias"], "")}
         )
-    with pytest.raises(UserError, match=r"unilm_base\.pth holds no averaged weights .*: leave out --ema"):
+    with refuses("unilm_base.pth", "averaged weights", "--ema"):
         load(monkeypatch, "unilm_base.pth", ema=True)
 
 
-def test_files_without_weights_are_refused(tmp_path):
-    for content, text in (
-        ({}, "a.pth holds no weights under model, module, state_dict or at its top: give a checkpoint"),
-        ([], "holds no weights"),
-        ({"model_ema": {}}, "it holds averaged ones: use --ema"),
+def test_files_without_weights_are_refused():
+    for content, words in (
+        ({}, ("a.pth", "model", "module", "state_dict")),
+        ([], ("a.pth",)),
+        ({"model_ema": {}}, ("a.pth", "averaged", "--ema")),
     ):
-        with pytest.raises(UserError, match=text):
+        with refuses(*words):
             find_state_dict(content, False, Path("a.pth"))
     endless: dict = {}
     endless["model"] = endless
-    with pytest.raises(UserError, match="holds no weights"):
+    with refuses("a.pth"):
         find_state_dict(endless, False, Path("a.pth"))
     with open_torch_file(FOLDER / "views.pth") as (content, _):
         mixed = {"model": {**content, "lr": 0.1}}
-    with pytest.raises(UserError, match="'lr' stands among the weights and is no tensor"):
+    with refuses("a.pth", "'lr'"):
         find_state_dict(mixed, False, Path("a.pth"))
 
 
@@ -278,7 +328,7 @@ def test_files_without_weights_are_refused(tmp_path):
 
 
 def safetensors_bytes(header: object, data: bytes = b"") -> bytes:
-    text = json.dumps(header).encode()
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
     return len(text).to_bytes(8, "little") + text + data
 
 
@@ -288,60 +338,99 @@ def read_bytes(folder: Path, content: bytes) -> dict[str, np.ndarray]:
     return dict(read_safetensors(path)[1])
 
 
-def test_safetensors_agree_with_the_safetensors_package(tmp_path):
-    arrays = {
-        "b.weight": np.arange(6, dtype=np.float32).reshape(2, 3),
-        "a": np.array([1.5, -2], np.float16),
-        "scalar": np.array(3.5),
-        "integers": np.array([[1], [2]]),
-        "flags": np.array([True]),
-        "bytes": np.arange(3, dtype=np.uint8),
-    }
-    safetensors.numpy.save_file(arrays, tmp_path / "theirs.safetensors", metadata={"format": "np"})
-    metadata, found = read_safetensors(tmp_path / "theirs.safetensors")
-    assert metadata == {"format": "np"}
-    assert_same(dict(found), arrays)
-    write_atomically(tmp_path / "ours.safetensors", lambda file: write_safetensors(file, arrays, {"format": "pt"}))
-    assert_same(safetensors.numpy.load_file(tmp_path / "ours.safetensors"), arrays)
+ARRAYS = {
+    "b.weight": np.arange(6, dtype=np.float32).reshape(2, 3),
+    "transposed": np.arange(6, dtype=np.float32).reshape(2, 3).T,
+    "a": np.array([1.5, -2], np.float16),
+    "scalar": np.array(3.5),
+    "integers": np.array([[1], [2]]),
+    "flags": np.array([True]),
+    "bytes": np.arange(3, dtype=np.uint8),
+    "empty": np.zeros((0, 3), np.float32),
+}
 
 
-def test_bfloat16_is_the_upper_half_of_float32():
+def write_file(path: Path, metadata: dict[str, str]) -> None:
+    with open(path, "wb") as file:
+        write_safetensors(file, ARRAYS, metadata)
+
+
+def test_every_type_and_shape_is_written_and_read(tmp_path):
+    metadata = {"format": "ms", "text": 'größer "\\ \n\t\x01', "a": ""}
+    write_file(tmp_path / "a.safetensors", metadata)
+    found_metadata, found = read_safetensors(tmp_path / "a.safetensors")
+    assert found_metadata == metadata
+    assert_same(dict(found), ARRAYS)
+
+
+def test_other_programs_read_the_files(tmp_path):
+    write_file(tmp_path / "a.safetensors", {"format": "pt", "text": "größer", "a": "1"})
+    assert_same(safetensors.numpy.load_file(tmp_path / "a.safetensors"), ARRAYS)
+    with safetensors.safe_open(tmp_path / "a.safetensors", "np") as file:
+        assert file.metadata() == {"format": "pt", "text": "größer", "a": "1"}
+
+
+def test_equal_contents_give_equal_files(tmp_path):
+    """The package writes the metadata in random order: 5 entries have 120 orders."""
+    metadata = {name: name * 3 for name in "abcde"}
+    contents = set()
+    for number in range(8):
+        path = tmp_path / f"{number}.safetensors"
+        write_file(path, dict(sorted(metadata.items(), reverse=number % 2 == 1)))
+        contents.add(path.read_bytes())
+    assert len(contents) == 1
+
+
+def test_bfloat16_is_read_as_float32(tmp_path):
     import ml_dtypes
 
     values = np.array([1.0, -2.5, 3.3895314e38, 1e-40, 0.0, -0.0, np.inf], np.float32).astype(ml_dtypes.bfloat16)
-    assert_same({"x": bfloat16_to_float32(values.view(np.uint16))}, {"x": values.astype(np.float32)})
+    wanted = {"x": values.astype(np.float32)}
+    assert_same({"x": bfloat16_to_float32(values.view(np.uint16))}, wanted)
+    header = {"x": {"dtype": "BF16", "shape": [7], "data_offsets": [0, 14]}}
+    assert_same(read_bytes(tmp_path, safetensors_bytes(header, values.tobytes())), wanted)
 
 
 ENTRY = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
+REPEATED = (
+    b'{"w":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"w":{"dtype":"F32","shape":[1,2],"data_offsets":[0,8]}}'
+)
 
 
 @pytest.mark.parametrize(
-    ("header", "data", "text"),
+    ("header", "data", "words"),
     [
-        ({"w": ENTRY}, b"\0" * 7, "it ends within parameter 'w'"),
-        ({"w": ENTRY}, b"\0" * 9, "1 bytes too many follow the last parameter"),
-        ({"w": {**ENTRY, "shape": [3]}}, b"\0" * 8, r"'w' of type F32 and shape \(3,\) needs 12 bytes from 0 on"),
-        ({"w": {**ENTRY, "shape": [-2]}}, b"\0" * 8, "parameter 'w' has an impossible shape"),
-        ({"w": {**ENTRY, "shape": "2"}}, b"\0" * 8, "parameter 'w' has an impossible shape"),
-        ({"w": {**ENTRY, "dtype": "F8_E4M3"}}, b"\0" * 8, "'w' is of type F8_E4M3: convert it to F32, F16 or BF16"),
-        ({"w": {**ENTRY, "data_offsets": [4, 12]}}, b"\0" * 12, "'w' .* needs 8 bytes from 0 on, the header says 4 to"),
-        ({"w": ENTRY, "v": ENTRY}, b"\0" * 8, "'v' of type F32 .* needs 8 bytes from 8 on, the header says 0 to 8"),
-        ({"w": {"dtype": "F32", "shape": [2]}}, b"", "an entry of the header lacks its offsets"),
-        ({"w": 3}, b"", "an entry of the header lacks its offsets"),
-        ([ENTRY], b"", "the header is not a JSON object"),
-        ({"__metadata__": {"a": 1}, "w": ENTRY}, b"\0" * 8, "its metadata are not texts"),
+        ({"w": ENTRY}, b"\0" * 7, ["it ends within parameter 'w'"]),
+        ({"v": ENTRY, "w": {**ENTRY, "data_offsets": [8, 16]}}, b"\0" * 9, ["it ends within parameter 'w'"]),
+        ({"w": ENTRY}, b"\0" * 9, []),
+        ({"w": {**ENTRY, "shape": [3]}}, b"\0" * 8, []),
+        ({"w": {**ENTRY, "shape": [-2]}}, b"\0" * 8, ["-2"]),
+        ({"w": {**ENTRY, "shape": [2**40, 2**40]}}, b"\0" * 8, []),
+        ({"w": {**ENTRY, "shape": "2"}}, b"\0" * 8, []),
+        ({"w": {**ENTRY, "dtype": "F8_E4M3", "shape": [8]}}, b"\0" * 8, ["'w'", "F8_E4M3", "F16"]),
+        ({"w": {**ENTRY, "dtype": "Q7"}}, b"\0" * 8, ["Q7"]),
+        ({"w": {**ENTRY, "data_offsets": [4, 12]}}, b"\0" * 12, ["w"]),
+        ({"w": ENTRY, "v": ENTRY}, b"\0" * 8, []),
+        ({"w": {"dtype": "F32", "shape": [2]}}, b"", ["data_offsets"]),
+        ({"w": 3}, b"", []),
+        ([ENTRY], b"", []),
+        ({"__metadata__": {"a": 1}, "w": ENTRY}, b"\0" * 8, []),
+        (b'{"__metadata__":{"a":"1","a":"2"}}', b"", ["'a'", "twice"]),
+        (REPEATED, b"\0" * 8, ["'w'", "twice"]),
+        (b'{"', b"", []),
+        (b"\xff\xfe", b"", []),
+        (b"[" * 100_000, b"", []),
     ],
 )
-def test_a_header_that_contradicts_itself_is_refused(tmp_path, header, data, text):
-    with pytest.raises(UserError, match=text) as raised:
+def test_a_damaged_header_is_refused(tmp_path, header, data, words):
+    with refuses("a.safetensors", *words):
         read_bytes(tmp_path, safetensors_bytes(header, data))
-    assert str(tmp_path / "a.safetensors") in str(raised.value)
 
 
-@pytest.mark.parametrize("text", [b'{"w":1,"w":2}', b'{"', b"\xff\xfe", b"[" * 100_000])
-def test_a_header_that_is_no_json_is_refused(tmp_path, text):
-    with pytest.raises(UserError, match="the header is not valid JSON"):
-        read_bytes(tmp_path, len(text).to_bytes(8, "little") + text)
+@pytest.mark.parametrize("content", [b"", b"abc", b"\xff" * 8 + b"{", b"\x02" + bytes(7)])
+def test_a_file_shorter_than_its_header_is_refused(tmp_path, content):
+    with refuses("a.safetensors", "damaged"):
+        read_bytes(tmp_path, content)
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -357,7 +446,7 @@ def test_every_shorter_safetensors_file_is_refused(tmp_path, monkeypatch, share)
 
 @settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(position=st.integers(0, 5000), bits=st.integers(1, 255))
-def test_a_changed_byte_of_a_safetensors_header_is_no_traceback(tmp_path, monkeypatch, position, bits):
+def test_a_changed_byte_of_a_safetensors_file_gives_no_traceback(tmp_path, monkeypatch, position, bits):
     content = bytearray((FOLDER / "timm_float16.safetensors").read_bytes())
     content[position] ^= bits
     path = tmp_path / "changed.safetensors"
@@ -388,13 +477,12 @@ def test_weights_that_are_not_finite_are_refused_by_name(bad):
     weights = small_weights()
     weights["blocks.1.norm1.bias"] = weights["blocks.1.norm1.bias"].copy()
     weights["blocks.1.norm1.bias"][3] = bad
-    with pytest.raises(UserError, match=r"a\.pth: parameter 'blocks\.1\.norm1\.bias' holds NaN or infinite values"):
+    with refuses("a.pth", "'blocks.1.norm1.bias'", "NaN"):
         as_weights(weights, Path("a.pth"))
 
 
 def test_integers_and_numbers_beyond_float32_are_refused_by_name():
-    ordered = collections.OrderedDict(good=np.ones(2, np.float32), quantized=np.ones(2, np.int8))
-    with pytest.raises(UserError, match="a: parameter 'quantized' holds int8 where weights are floating-point"):
-        as_weights(ordered, Path("a"))
-    with pytest.raises(UserError, match="parameter 'large' holds NaN or infinite"):
+    with refuses("a", "'quantized'", "int8"):
+        as_weights({"good": np.ones(2, np.float32), "quantized": np.ones(2, np.int8)}, Path("a"))
+    with refuses("a", "'large'", "infinite"):
         as_weights({"large": np.array([1e300])}, Path("a"))

@@ -9,16 +9,9 @@ from typing import TypeVar
 from src.config import Config
 from src.data.augment.mixup import Mixup
 from src.data.augment.random_erasing import RandomErasing
-from src.data.imagenet import (
-    Division,
-    EvalLoader,
-    ImageFolder,
-    Targets,
-    TrainLoader,
-    check_class_names,
-    read_image_folder,
-)
-from src.data.transforms import TrainOptions, TrainTransform, eval_transform
+from src.data.image_folder import ImageFolder, check_class_names, read_image_folder
+from src.data.imagenet import Division, EvalLoader, Targets, TrainLoader
+from src.data.transforms import TrainTransform, eval_transform
 from src.errors import UserError
 from src.model.model_config import ModelConfig
 from src.model.model_info import (
@@ -62,7 +55,7 @@ def mean_and_std(config: Config) -> tuple[tuple[float, float, float], tuple[floa
 def build_train_loader(config: Config, folder: ImageFolder, rank: int = 0, ranks: int = 1) -> TrainLoader:
     """Return the loader of this rank's augmented and mixed batches."""
     mean, std = mean_and_std(config)
-    options = TrainOptions(
+    transform = TrainTransform(
         image_size=config.image_size,
         min_crop=config.min_crop,
         interpolation=config.aa_interpolation,
@@ -75,17 +68,11 @@ def build_train_loader(config: Config, folder: ImageFolder, rank: int = 0, ranks
     )
     mixup = None
     if config.mixup_prob > 0 and (config.mixup > 0 or config.cutmix > 0):
-        mixup = Mixup(
-            mixup_alpha=config.mixup,
-            cutmix_alpha=config.cutmix,
-            prob=config.mixup_prob,
-            switch_prob=config.switch_prob,
-            mode=config.mixup_mode,
-            off_epoch=config.mixup_off_epoch,
-        )
+        alphas, probabilities = (config.mixup, config.cutmix), (config.mixup_prob, config.switch_prob)
+        mixup = Mixup(*alphas, *probabilities, config.mixup_mode, config.mixup_off_epoch)
     return TrainLoader(
         folder,
-        TrainTransform(options),
+        transform,
         Targets(config.num_classes, config.label_smoothing, mixup),
         Division(config.batch_size, rank, ranks, config.accumulation_steps),
         seed=config.seed,

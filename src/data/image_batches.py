@@ -6,33 +6,25 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from src.data.decode import UnreadableImage, read_rgb
-from src.data.prefetch import Prefetcher
+from src.data.prefetch import Job, prefetch
 from src.data.transforms import eval_transform
 from src.model.model_info import ModelInfo
 
 Source = str | os.PathLike[str] | Image.Image | np.ndarray
 """An image file, a Pillow image, or an array uint8 [height, width, 3] in RGB."""
 
-Result = TypeVar("Result")
-
-
-class Fill(Protocol):
-    """Write an image of mode RGB into one row of a batch."""
-
-    def __call__(self, image: Image.Image, *, out: np.ndarray) -> object: ...
-
 
 @dataclass(frozen=True)
 class Preparation:
-    """The function that writes an image into a row of a batch, and the `shape` and `dtype` of the row."""
+    """`fill(image, out=row)` writes an image of mode RGB into a row of a batch, which has this `shape` and `dtype`."""
 
-    fill: Fill
+    fill: Callable[..., object]
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
 
@@ -41,17 +33,12 @@ def preparation_of(info: ModelInfo, takes_pixels: bool) -> Preparation:
     """Return the preparation for a network: float32 [3, S, S], normalized, or uint8 [S, S, 3] if it `takes_pixels`."""
     transform, size = eval_transform(info), info.model.image_size
     if not takes_pixels:
-        return float_preparation(transform, size)
+        return Preparation(transform, (3, size, size), np.dtype(np.float32))
 
     def fill(image: Image.Image, out: np.ndarray) -> None:
         out[:] = np.asarray(transform.resize_and_crop(image))
 
     return Preparation(fill, (size, size, 3), np.dtype(np.uint8))
-
-
-def float_preparation(transform: Fill, size: int) -> Preparation:
-    """Return the preparation by a transform that writes float32 [3, `size`, `size`]."""
-    return Preparation(transform, (3, size, size), np.dtype(np.float32))
 
 
 @dataclass(frozen=True)
@@ -67,49 +54,27 @@ class ImageBatch:
     unreadable: dict[int, UnreadableImage]
 
 
-class ImageJob(Generic[Result]):
-    """The work on one batch: each part reads and prepares one of `sources`.
-
-    `result(image, unreadable)` receives the arrays of an `ImageBatch` and returns the result of the job.
-    """
-
-    def __init__(
-        self,
-        sources: tuple[Source, ...],
-        preparation: Preparation,
-        batch_size: int,
-        result: Callable[[np.ndarray, dict[int, UnreadableImage]], Result],
-    ) -> None:
-        self.parts = len(sources)
-        self._sources, self._fill, self._result = sources, preparation.fill, result
-        self._image = np.zeros((batch_size, *preparation.shape), preparation.dtype)
-        self._unreadable: dict[int, UnreadableImage] = {}
-
-    def do(self, part: int) -> None:
-        """Read and prepare one image."""
-        try:
-            image = as_image(self._sources[part])
-        except UnreadableImage as error:
-            self._unreadable[part] = error
-            return
-        self._fill(image, out=self._image[part])
-
-    def finish(self) -> Result:
-        """Return the result."""
-        return self._result(self._image, self._unreadable)
-
-
 def image_batches(
     sources: Iterable[Source], preparation: Preparation, batch_size: int, num_workers: int
 ) -> Iterator[ImageBatch]:
     """Prepare `sources` in their order by `num_workers` threads; `sources` is read on demand and may be endless."""
 
-    def job(chunk: tuple[Source, ...]) -> ImageJob[ImageBatch]:
-        return ImageJob(chunk, preparation, batch_size, lambda image, bad: ImageBatch(chunk, image, bad))
+    def job(chunk: tuple[Source, ...]) -> Job[ImageBatch]:
+        batch = ImageBatch(chunk, np.zeros((batch_size, *preparation.shape), preparation.dtype), {})
+
+        def prepare(row: int) -> None:
+            try:
+                image = as_image(chunk[row])
+            except UnreadableImage as error:
+                batch.unreadable[row] = error
+            else:
+                preparation.fill(image, out=batch.image[row])
+
+        return Job(len(chunk), prepare, lambda: batch)
 
     iterator = iter(sources)
     chunks = iter(lambda: tuple(islice(iterator, batch_size)), ())
-    return Prefetcher.of_batches(map(job, chunks), num_workers, batch_size).results()
+    return prefetch(map(job, chunks), num_workers, batch_size)
 
 
 def as_image(source: Source) -> Image.Image:

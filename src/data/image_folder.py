@@ -15,8 +15,6 @@ from src.errors import UserError, is_control
 # Compared with the lower-case file name.
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".pgm", ".ppm", ".tif", ".tiff", ".webp")
 
-_MOST_NAMED = 5  # classes named in an error
-
 
 @dataclass(frozen=True, eq=False)
 class ImageFolder:
@@ -39,8 +37,8 @@ def read_image_folder(root: Path, num_samples: int = -1) -> ImageFolder:
     """List the images of a folder in the order of torchvision's `ImageFolder`, following symbolic links.
 
     `num_samples` keeps that many images (-1: all), evenly spaced over the list: every class keeps its share to within
-    one image, and `classes` keeps all classes. Raises `UserError` for a missing folder, a folder without class
-    folders, a class folder without images, and fewer images than `num_samples`.
+    one image, and `classes` keeps all classes. Raises `UserError` for a folder that is missing or has a class without
+    images, and for fewer images than `num_samples`.
     """
     root = Path(root)
     if not root.is_dir():
@@ -84,8 +82,7 @@ def check_class_names(expected: Sequence[str], folder: ImageFolder, source: str)
 
 
 def _listed(names: Sequence[str]) -> str:
-    rest = len(names) - _MOST_NAMED
-    return ", ".join(map(repr, names[:_MOST_NAMED])) + (f" and {rest} more" if rest > 0 else "")
+    return ", ".join(map(repr, names[:5])) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def _class_names(root: Path) -> list[str]:

@@ -6,60 +6,24 @@ nor on how a global batch is divided among devices and accumulated micro-batches
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from itertools import chain
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from src.data.augment.mixup import Mixing, Mixup, mix_images, mix_targets
-from src.data.decode import UnreadableImage, read_rgb
-from src.data.image_batches import Fill, ImageJob, float_preparation
-from src.data.image_folder import (
-    IMAGE_EXTENSIONS,
-    ImageFolder,
-    check_class_names,
-    read_image_folder,
-)
-from src.data.prefetch import Prefetcher
-from src.data.sampling import batch_generator, epoch_order, local_positions, sample_generator, sample_keys
-from src.data.unreadable import UnreadableImages, replacements
+from src.data.decode import UnreadableImage, UnreadableImages, read_rgb
+from src.data.image_batches import Preparation, image_batches
+from src.data.image_folder import ImageFolder
+from src.data.prefetch import Job, prefetch
+from src.data.sampling import BATCH, SAMPLE, epoch_order, generator, local_positions, replacements, sample_keys
+from src.data.transforms import EvalTransform, TrainTransform
 from src.errors import UserError
 
-__all__ = [
-    "IMAGE_EXTENSIONS",
-    "Division",
-    "EvalBatch",
-    "EvalLoader",
-    "ImageFolder",
-    "Targets",
-    "TrainBatch",
-    "TrainLoader",
-    "check_class_names",
-    "read_image_folder",
-]
-
 NO_LABEL = -1
-
-
-class RandomTransform(Protocol):
-    """A training transform (see `transforms.TrainTransform`): it fills `out`, float32 [3, S, S]."""
-
-    @property
-    def image_size(self) -> int: ...
-
-    def __call__(self, image: Image.Image, rng: np.random.Generator, out: np.ndarray) -> object: ...
-
-
-class FixedTransform(Fill, Protocol):
-    """An evaluation transform (see `transforms.EvalTransform`): it fills `out`, float32 [3, S, S]."""
-
-    @property
-    def image_size(self) -> int: ...
 
 
 class TrainBatch(NamedTuple):
@@ -87,11 +51,6 @@ class Division:
     ranks: int = 1
     accumulation_steps: int = 1
 
-    @property
-    def global_batch(self) -> int:
-        """Images per optimizer step."""
-        return self.batch_size * self.ranks * self.accumulation_steps
-
     def positions(self, micro_batch: int) -> np.ndarray:
         """Return the positions in the global batch of a micro-batch of this rank, int64 [B]."""
         part, parts = micro_batch * self.ranks + self.rank, self.ranks * self.accumulation_steps
@@ -107,6 +66,7 @@ class Targets:
     mixup: Mixup | None = None
 
 
+@dataclass(eq=False)
 class TrainLoader:
     """Shuffled, augmented and mixed batches of this rank.
 
@@ -120,84 +80,89 @@ class TrainLoader:
         max_bad_images: the share of images that may be unreadable in an epoch. An unreadable image is replaced by
             another one and its label. More of them raise a `UserError` from the batch on that needed them.
 
-    Raises `UserError` if the folder does not fill one global batch or has more classes than `num_classes`, and for
-    mixup with an odd batch size.
+    Raises `UserError` if the folder does not fill one global batch, and for mixup with an odd batch size.
     """
 
-    def __init__(
-        self,
-        folder: ImageFolder,
-        transform: RandomTransform,
-        targets: Targets,
-        division: Division,
-        seed: int,
-        num_workers: int,
-        max_bad_images: float = 0.0,
-    ) -> None:
-        _check_workers(num_workers)
-        global_batch = division.global_batch
-        if len(folder) < global_batch:
+    folder: ImageFolder
+    transform: TrainTransform
+    targets: Targets
+    division: Division
+    seed: int
+    num_workers: int
+    max_bad_images: float = 0.0
+
+    def __post_init__(self) -> None:
+        images, division = len(self.folder), self.division
+        self.accumulation_steps = division.accumulation_steps
+        self.global_batch = division.batch_size * division.ranks * division.accumulation_steps
+        if images < self.global_batch:
             raise UserError(
-                f"training folder {folder.root} has {len(folder)} images but one step takes {global_batch} "
+                f"training folder {self.folder.root} has {images} images but one step takes {self.global_batch} "
                 f"(batch_size {division.batch_size} x {division.ranks} devices x accumulation_steps "
                 f"{division.accumulation_steps}); lower one of them"
             )
-        if len(folder.classes) > targets.num_classes:
-            raise UserError(
-                f"num_classes is {targets.num_classes} but training folder {folder.root} has {len(folder.classes)} "
-                f"classes; set num_classes to {len(folder.classes)} or 0"
-            )
-        if targets.mixup is not None and division.batch_size % 2:
+        if self.targets.mixup is not None and division.batch_size % 2:
             raise UserError(
                 f"batch_size is {division.batch_size} but mixup and cutmix mix images in pairs; set an even batch_size"
             )
-        self.folder = folder
-        self.transform = transform
-        self.targets = targets
-        self.division = division
-        self.seed = seed
-        self.num_workers = num_workers
-        self.unreadable = UnreadableImages(len(folder), max_bad_images)
-        self.global_batch = global_batch
-        self.accumulation_steps = division.accumulation_steps
-        self.steps_per_epoch = len(folder) // global_batch
-        self._runs: weakref.WeakSet[Prefetcher[TrainBatch]] = weakref.WeakSet()
+        self.unreadable = UnreadableImages(images, self.max_bad_images)
+        self.steps_per_epoch = images // self.global_batch
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[TrainBatch]:
         """Return the micro-batches of an epoch from step `start_step` on, `accumulation_steps` of them per step."""
         if not 0 <= start_step <= self.steps_per_epoch:
             raise ValueError(f"step {start_step} of an epoch of {self.steps_per_epoch} steps")
-        jobs = self._jobs(epoch, start_step)
-        prefetcher = Prefetcher[TrainBatch].of_batches(jobs, self.num_workers, self.division.batch_size)
-        self._runs.add(prefetcher)
-        return prefetcher.results()
+        return prefetch(self._jobs(epoch, start_step), self.num_workers, self.division.batch_size)
 
     def first_images(self, epoch: int) -> np.ndarray:
         """Return the indices of the images in the first micro-batch of an epoch, in its order, int64 [B]."""
         order = epoch_order(self.seed, epoch, len(self.folder))
         return order[: self.global_batch][self.division.positions(0)]
 
-    def close(self) -> None:
-        """Stop the threads of every unfinished epoch."""
-        for prefetcher in list(self._runs):
-            prefetcher.close()
-
-    def _jobs(self, epoch: int, start_step: int) -> Iterator[_TrainJob]:
+    def _jobs(self, epoch: int, start_step: int) -> Iterator[Job[TrainBatch]]:
         order = epoch_order(self.seed, epoch, len(self.folder))
+        mixup, size = self.targets.mixup, self.transform.image_size
         for step in range(start_step, self.steps_per_epoch):
             batch = order[step * self.global_batch : (step + 1) * self.global_batch]
-            mixing = self._mixing(epoch, step)
+            mixing = None
+            if mixup is not None and mixup.active(epoch):
+                mixing = mixup.draw(generator(self.seed, BATCH, epoch, step), self.global_batch, size, size)
             for micro_batch in range(self.accumulation_steps):
                 positions = self.division.positions(micro_batch)
-                yield _TrainJob(self, epoch, batch[positions], mixing and mixing.at(positions))
+                yield self._job(epoch, batch[positions], mixing and mixing.at(positions))
 
-    def _mixing(self, epoch: int, step: int) -> Mixing | None:
-        mixup, size = self.targets.mixup, self.transform.image_size
-        if mixup is None or not mixup.active(epoch):
-            return None
-        return mixup.draw(batch_generator(self.seed, epoch, step), self.global_batch, size, size)
+    def _job(self, epoch: int, indices: np.ndarray, mixing: Mixing | None) -> Job[TrainBatch]:
+        size, targets = self.transform.image_size, self.targets
+        images = np.empty((len(indices), 3, size, size), dtype=np.float32)
+        labels = np.empty(len(indices), dtype=np.int32)
+
+        def augment(row: int) -> None:
+            index = int(indices[row])
+            image, source = self._read(epoch, index)
+            labels[row] = self.folder.labels[source]
+            self.transform(image, generator(self.seed, SAMPLE, epoch, index), out=images[row])
+
+        def mix() -> TrainBatch:
+            if mixing is not None:
+                mix_images(images, mixing)
+            lam = np.ones(len(indices)) if mixing is None else mixing.lam
+            target = mix_targets(labels, lam, targets.num_classes, targets.label_smoothing)
+            return TrainBatch(images, target, sample_keys(self.seed, epoch, indices))
+
+        return Job(len(indices), augment, mix)
+
+    def _read(self, epoch: int, index: int) -> tuple[Image.Image, int]:
+        """Return image number `index` or its first readable replacement, and the number of the image that was read."""
+        for source in chain((index,), replacements(self.seed, epoch, index, len(self.folder))):
+            try:
+                return read_rgb(self.folder.paths[source]), source
+            except UnreadableImage as error:
+                self.unreadable.add(epoch, source, error)
+                last = error
+        raise last
 
 
+@dataclass(eq=False)
 class EvalLoader:
     """Every image of a folder once, in the order of the folder, dealt out to the ranks in turn.
 
@@ -205,93 +170,28 @@ class EvalLoader:
     has no image left has `valid` 0. Raises `UnreadableImage` (a `UserError`) in place of a batch with such an image.
     """
 
-    def __init__(
-        self,
-        folder: ImageFolder,
-        transform: FixedTransform,
-        batch_size: int,
-        num_workers: int,
-        rank: int = 0,
-        ranks: int = 1,
-    ) -> None:
-        _check_workers(num_workers)
-        self.folder = folder
-        self.transform = transform
-        self.batch_size = batch_size
-        self.num_workers = num_workers
-        self.rank = rank
-        self.ranks = ranks
-        self._runs: weakref.WeakSet[Prefetcher[EvalBatch]] = weakref.WeakSet()
+    folder: ImageFolder
+    transform: EvalTransform
+    batch_size: int
+    num_workers: int
+    rank: int = 0
+    ranks: int = 1
 
     def __len__(self) -> int:
         """Return the number of batches, which is the same on every rank."""
         return -(-len(self.folder) // (self.ranks * self.batch_size))
 
     def __iter__(self) -> Iterator[EvalBatch]:
-        prefetcher = Prefetcher[EvalBatch].of_batches(self._jobs(), self.num_workers, self.batch_size)
-        self._runs.add(prefetcher)
-        return prefetcher.results()
-
-    def close(self) -> None:
-        """Stop the threads of every unfinished pass."""
-        for prefetcher in list(self._runs):
-            prefetcher.close()
-
-    def _jobs(self) -> Iterator[ImageJob[EvalBatch]]:
-        preparation = float_preparation(self.transform, self.transform.image_size)
+        size = self.transform.image_size
+        preparation = Preparation(self.transform, (3, size, size), np.dtype(np.float32))
         indices = np.arange(self.rank, len(self.folder), self.ranks)
-        for number in range(len(self)):
-            chosen = indices[number * self.batch_size : (number + 1) * self.batch_size]
-            paths = tuple(self.folder.paths[index] for index in chosen)
-            yield ImageJob(paths, preparation, self.batch_size, partial(self._labeled, chosen))
-
-    def _labeled(self, indices: np.ndarray, image: np.ndarray, unreadable: dict[int, UnreadableImage]) -> EvalBatch:
-        if unreadable:
-            raise unreadable[min(unreadable)]
-        label = np.full(len(image), NO_LABEL, dtype=np.int32)
-        label[: len(indices)] = self.folder.labels[indices]
-        return EvalBatch(image, label, len(indices))
-
-
-class _TrainJob:
-    """The work on one micro-batch: a part per image, then mixing."""
-
-    def __init__(self, loader: TrainLoader, epoch: int, indices: np.ndarray, mixing: Mixing | None) -> None:
-        size = loader.transform.image_size
-        self.parts = len(indices)
-        self._loader = loader
-        self._epoch = epoch
-        self._indices = indices
-        self._sources = indices.copy()  # the indices of the images that were read, replacements included
-        self._mixing = mixing
-        self._images = np.empty((len(indices), 3, size, size), dtype=np.float32)
-
-    def do(self, part: int) -> None:
-        loader, index = self._loader, int(self._indices[part])
-        image, self._sources[part] = self._read(index)
-        loader.transform(image, sample_generator(loader.seed, self._epoch, index), out=self._images[part])
-
-    def _read(self, index: int) -> tuple[Image.Image, int]:
-        """Return image number `index` or its first readable replacement, and the number of the image that was read."""
-        loader = self._loader
-        for source in chain((index,), replacements(loader.seed, self._epoch, index, len(loader.folder))):
-            try:
-                return read_rgb(loader.folder.paths[source]), source
-            except UnreadableImage as error:
-                loader.unreadable.add(self._epoch, source, error)
-                last = error
-        raise last
-
-    def finish(self) -> TrainBatch:
-        loader, targets, mixing = self._loader, self._loader.targets, self._mixing
-        if mixing is not None:
-            mix_images(self._images, mixing)
-        lam = np.ones(self.parts) if mixing is None else mixing.lam
-        labels = loader.folder.labels[self._sources]
-        target = mix_targets(labels, lam, targets.num_classes, targets.label_smoothing)
-        return TrainBatch(self._images, target, sample_keys(loader.seed, self._epoch, self._indices))
-
-
-def _check_workers(num_workers: int) -> None:
-    if num_workers < 1:
-        raise UserError(f"num_parallel_workers is {num_workers} but threads read the images; set it to 1 or more")
+        labels = np.full((len(self), self.batch_size), NO_LABEL, dtype=np.int32)
+        labels.flat[: len(indices)] = self.folder.labels[indices]
+        paths = (self.folder.paths[index] for index in indices)
+        # No variable holds the iterator: the traceback of an error would keep it, and its threads, alive.
+        for label, batch in zip(labels, image_batches(paths, preparation, self.batch_size, self.num_workers)):
+            if batch.unreadable:
+                raise batch.unreadable[min(batch.unreadable)]
+            yield EvalBatch(batch.image, label, len(batch.sources))
+        if len(indices) <= (len(self) - 1) * self.batch_size:
+            yield EvalBatch(np.zeros((self.batch_size, *preparation.shape), np.float32), labels[-1], 0)

@@ -16,7 +16,7 @@ from PIL import Image
 from src.config import PreviewConfig, parse_args
 from src.data.assembly import build_eval_loader, build_train_loader, describe_model, read_data, with_class_count
 from src.data.decode import read_rgb
-from src.data.imagenet import ImageFolder
+from src.data.image_folder import ImageFolder
 from src.errors import UserError, exit_code
 from src.files.png_file import save_png
 from src.pictures.tiles import SIDE, Tile, tile_sheet
@@ -28,7 +28,7 @@ LEAST_SHARE = 0.005  # a class with a smaller share of a mixed image would read 
 
 def main() -> None:
     """Print the number of images and classes of both folders and write the picture."""
-    config = parse_args(sys.argv[1:], "preview")
+    config: PreviewConfig = parse_args(sys.argv[1:], "preview")
     output = Path(config.output)
     if output.suffix.lower() != ".png":
         raise UserError(f"output is {output} but the preview is a PNG file; give a name that ends in .png")
@@ -36,19 +36,17 @@ def main() -> None:
     for folder in (train, validation):
         print(describe_folder(folder))
     shown = draw_preview(config, train, output)
-    print(
-        f"{output} shows {shown} of the {config.batch_size} images of the first training batch, each beside its "
-        f"evaluation view"
-    )
+    batch = f"{shown} of the {config.batch_size} images of the first training batch"
+    print(f"{output} shows {batch}, each beside its evaluation view")
 
 
 def describe_folder(folder: ImageFolder) -> str:
     """Return a line with the number of images and classes, and the smallest and the largest class."""
     counts = np.bincount(folder.labels, minlength=len(folder.classes))
     few, many = int(counts.argmin()), int(counts.argmax())
-    spread = f"from {counts[few]} ({folder.classes[few]}) to {counts[many]} ({folder.classes[many]})"
-    if counts[few] == counts[many]:
-        spread = str(counts[few])
+    spread = str(counts[few])
+    if counts[few] < counts[many]:
+        spread = f"from {counts[few]} ({folder.classes[few]}) to {counts[many]} ({folder.classes[many]})"
     return f"{folder.root}: {len(folder)} images of {len(folder.classes)} classes, {spread} a class"
 
 
@@ -60,14 +58,12 @@ def draw_preview(config: PreviewConfig, train: ImageFolder, output: Path) -> int
     evaluated = build_eval_loader(config_used, info, train).transform
     indices = loader.first_images(config.start_epoch)[:IMAGES]
     batch = next(iter(loader.epoch(config.start_epoch)))
-    loader.close()
     tiles = []
     for index, image, target in zip(indices, batch.image, batch.target):
-        view = np.empty_like(image)
-        evaluated(read_rgb(train.paths[index]), out=view)
+        path = train.paths[index]
+        view = evaluated(read_rgb(path))
         named = classes_of(target, config.label_smoothing, train.classes)
         tiles.append(Tile(as_picture(image, info.mean, info.std), named))
-        path = train.paths[index]
         tiles.append(Tile(as_picture(view, info.mean, info.std), (train.classes[train.labels[index]], Path(path).name)))
     side = tiles[0].picture.width
     sheet = tile_sheet(tiles, COLUMNS, lines=2, side=side, headings=("training", "evaluation") * (COLUMNS // 2))

@@ -6,16 +6,22 @@ mixing of a batch on (seed, epoch, step). So runs repeat with any number of work
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 _UINT64 = 2**64
 
-# One independent stream per purpose: the second word of the generator's key.
-_ORDER, _SAMPLE, _BATCH, _REPLACEMENT = 1, 2, 3, 4
+# One independent stream per purpose: the order of an epoch, the augmentation of an image, the mixing of a global batch
+# (such as mixup's lambda), and the replacements of an unreadable image.
+ORDER, SAMPLE, BATCH, REPLACEMENT = 1, 2, 3, 4
+
+# A replacement may be unreadable too. With 100 in a row the disk has failed rather than a file.
+MAX_REPLACEMENTS = 100
 
 
-def _generator(seed: int, stream: int, epoch: int, item: int) -> np.random.Generator:
-    """Return the generator of one argument tuple.
+def generator(seed: int, stream: int, epoch: int, item: int) -> np.random.Generator:
+    """Return the generator of a stream for an `item` of an epoch: the index of an image, or a step.
 
     Philox computes its numbers from a key and a counter of four 64-bit words. Epoch and item are the upper words of
     the counter, so two generators overlap after 2**128 blocks at the earliest. There is one generator per image, and
@@ -28,22 +34,14 @@ def _generator(seed: int, stream: int, epoch: int, item: int) -> np.random.Gener
 
 def epoch_order(seed: int, epoch: int, size: int) -> np.ndarray:
     """Return the order of the `size` images in this epoch, int64 [size]."""
-    return _generator(seed, _ORDER, epoch, 0).permutation(size)
+    return generator(seed, ORDER, epoch, 0).permutation(size)
 
 
-def sample_generator(seed: int, epoch: int, index: int) -> np.random.Generator:
-    """Return the generator for the augmentation of image `index` in this epoch."""
-    return _generator(seed, _SAMPLE, epoch, index)
-
-
-def batch_generator(seed: int, epoch: int, step: int) -> np.random.Generator:
-    """Return the generator for the global batch of this step, such as mixup's lambda."""
-    return _generator(seed, _BATCH, epoch, step)
-
-
-def replacement_generator(seed: int, epoch: int, index: int) -> np.random.Generator:
-    """Return the generator for the replacements of image `index` if it cannot be read in this epoch."""
-    return _generator(seed, _REPLACEMENT, epoch, index)
+def replacements(seed: int, epoch: int, index: int, images: int) -> Iterator[int]:
+    """Yield the indices to try in place of image number `index`; they depend on the arguments only."""
+    rng = generator(seed, REPLACEMENT, epoch, index)
+    for _ in range(MAX_REPLACEMENTS):
+        yield int(rng.integers(images))
 
 
 def sample_keys(seed: int, epoch: int, indices: np.ndarray) -> np.ndarray:

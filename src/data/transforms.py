@@ -27,7 +27,6 @@ FILTERS: dict[str, tuple[Image.Resampling, ...]] = {
 }
 CROP_MODES = ("center", "squash")
 CROP_RATIO = (3 / 4, 4 / 3)
-_CROP_ATTEMPTS = 10
 # Longest side of a whole resize (see `resize`). With crop_pct 0.9 a 224-pixel network reaches it at an aspect ratio of
 # 528, a 512-pixel network at 230, with 120 and 270 MB.
 _LONGEST_SIDE = 2**17
@@ -36,14 +35,17 @@ Box = tuple[int, int, int, int]
 """(left, upper, right, lower), in pixels."""
 
 
-@dataclass(frozen=True)
-class TrainOptions:
-    """Options of `TrainTransform`.
+@dataclass
+class TrainTransform:
+    """Random resized crop, flip, augmentation policy or color jitter, normalization and random erasing.
+
+    Equals timm's `create_transform(is_training=True)` as the authors of BEiT call it, except that the authors pad and
+    crop images of 32 pixels or fewer. Raises `UserError` for an unknown policy.
 
     Attributes:
         image_size: side of the result in pixels.
         min_crop: smallest area of the random resized crop, as a share of the image.
-        interpolation: filter of the crop and of `auto_augment` (see `FILTERS`); `random` draws one for each use.
+        interpolation: filter of the crop and of `auto_augment`, a key of `FILTERS`; `random` draws one for each use.
         mean, std: of RGB values in 0..1.
         auto_augment: policy in timm's grammar (see `parse_policy`), or None.
         color_jitter: strength of the color jitter, which runs without a policy and with 3-Augment's policies only.
@@ -61,37 +63,26 @@ class TrainOptions:
     hflip: float = 0.5
     erasing: RandomErasing | None = None
 
-
-class TrainTransform:
-    """Random resized crop, flip, augmentation policy or color jitter, normalization and random erasing.
-
-    Equals timm's `create_transform(is_training=True)` as the authors of BEiT call it, except that the authors pad and
-    crop images of 32 pixels or fewer. Raises `UserError` for an unknown interpolation or policy.
-    """
-
-    def __init__(self, options: TrainOptions) -> None:
-        policy = options.auto_augment
-        self.image_size = options.image_size
-        self._options = options
-        self._filters = _filters("aa_interpolation", options.interpolation)
-        self._augment = auto_augment(policy, self._filters, options.mean) if policy else None
-        self._color_jitter = 0.0 if policy and "3a" not in policy else options.color_jitter
+    def __post_init__(self) -> None:
+        policy, self._filters = self.auto_augment, FILTERS[self.interpolation]
+        self._augment = auto_augment(policy, self._filters, self.mean) if policy else None
+        self._jitters = self.color_jitter > 0 and (not policy or "3a" in policy)
 
     def __call__(self, image: Image.Image, rng: np.random.Generator, out: np.ndarray | None = None) -> np.ndarray:
         """Return the transformed image, float32 [3, S, S], written into `out` if given."""
-        options, filters = self._options, self._filters
-        box = random_crop_box(rng, image.width, image.height, options.min_crop)
+        filters, side = self._filters, self.image_size
+        box = random_crop_box(rng, image.width, image.height, self.min_crop)
         resample = filters[int(rng.random() * len(filters))] if len(filters) > 1 else filters[0]
-        image = resize(image.crop(box), (self.image_size, self.image_size), resample)
-        if rng.random() < options.hflip:
+        image = resize(image.crop(box), (side, side), resample)
+        if rng.random() < self.hflip:
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         if self._augment is not None:
             image = self._augment(image, rng)
-        if self._color_jitter > 0:
-            image = jitter_colors(image, *draw_jitter(rng, self._color_jitter))
-        array = normalize(image, options.mean, options.std, out)
-        if options.erasing is not None:
-            options.erasing(array, rng)
+        if self._jitters:
+            image = jitter_colors(image, *draw_jitter(rng, self.color_jitter))
+        array = normalize(image, self.mean, self.std, out)
+        if self.erasing is not None:
+            self.erasing(array, rng)
         return array
 
 
@@ -113,8 +104,10 @@ class EvalTransform:
     crop_mode: str = "center"
 
     def __post_init__(self) -> None:
-        if len(_filters("interpolation", self.interpolation)) > 1:
-            raise UserError("interpolation is random; evaluation takes nearest, bilinear, bicubic or lanczos")
+        if len(FILTERS.get(self.interpolation, ())) != 1:
+            raise UserError(
+                f"interpolation is {self.interpolation!r}; set it to nearest, bilinear, bicubic or lanczos, for evaluation"
+            )
         if not 0 < self.crop_pct <= 1:
             raise UserError(f"crop_pct is {self.crop_pct}; set it above 0 and at most 1")
         if self.crop_mode not in CROP_MODES:
@@ -142,27 +135,19 @@ def eval_transform(info: ModelInfo) -> EvalTransform:
     return EvalTransform(size, info.crop_pct, info.mean, info.std, info.interpolation, info.crop_mode)
 
 
-def _filters(option: str, interpolation: str) -> tuple[Image.Resampling, ...]:
-    if interpolation not in FILTERS:
-        raise UserError(f"{option} is {interpolation!r}; set it to one of {', '.join(FILTERS)}")
-    return FILTERS[interpolation]
-
-
 def resize(
     image: Image.Image, size: tuple[int, int], resample: Image.Resampling, window: Box | None = None
 ) -> Image.Image:
     """Resize to `size` (width, height) and return the `window` of the result (None: all of it).
 
-    The width is resized first and the height second, each rounded to 8 bits. This order defines the pixels under every
-    Pillow version: the published weights and timm's reference results come from Pillow versions up to 12, which always
-    use it. Pillow 13 resizes the height first if it shrinks by more than twice as many pixels as the width, which
-    changes a fifth of the values of a photo, mostly by one level, and values at hard edges by more. Two calls of one
-    dimension each fix the order.
+    Two calls of one dimension each resize the width first, as Pillow up to 12, with which the published weights were
+    trained. Pillow 13 resizes the height first if it shrinks by more than twice as many pixels, which changes a fifth
+    of the values of a photo, mostly by one level, and values at hard edges by more.
 
     Long, thin images do not fit into memory once resized: 1 x 60000 pixels would take 15 GB. If a resized side exceeds
-    `_LONGEST_SIDE`, only the source pixels below the window are resized. Some interpolated values then differ by one
-    level from a whole resize (in the tests mostly 1 in 1,000, at most 1 in 60), and "nearest" may take the neighboring
-    pixel, because Pillow stores a fractional box in single precision.
+    `_LONGEST_SIDE`, only the source pixels below the window are resized. Some values then differ by one level from a
+    whole resize (at most 1 in 60 in the tests), and "nearest" may take the neighboring pixel, because Pillow stores a
+    fractional box in single precision.
     """
     width, height = size
     left, upper, right, lower = window or (0, 0, width, height)
@@ -191,14 +176,12 @@ def _source_range(old: int, new: int, first: int, last: int) -> tuple[tuple[int,
 
 
 def random_crop_box(rng: np.random.Generator, width: int, height: int, min_crop: float) -> Box:
-    """Draw the box of the random resized crop.
+    """Draw the box of the random resized crop: its area uniformly, its ratio uniformly on a logarithmic scale.
 
-    The area is uniform between `min_crop` and all of the image, and the ratio of width to height is uniform in
-    `CROP_RATIO` on a logarithmic scale. After ten draws that do not fit, the result is the largest centered box of an
-    allowed ratio.
+    After ten draws that do not fit, the result is the largest centered box of a ratio in `CROP_RATIO`.
     """
     low_log, high_log = math.log(CROP_RATIO[0]), math.log(CROP_RATIO[1])
-    for _ in range(_CROP_ATTEMPTS):
+    for _ in range(10):
         area = (min_crop + (1.0 - min_crop) * rng.random()) * (width * height)
         aspect = math.exp(low_log + (high_log - low_log) * rng.random())
         box_width, box_height = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))

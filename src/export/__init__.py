@@ -1,1 +1,1 @@
-"""Writing a network in formats that run without this project: ONNX, MINDIR and AIR."""
+"""Export to formats that run without this project: ONNX, MINDIR and AIR."""

@@ -1,7 +1,8 @@
-"""Writing MINDIR and AIR files by MindSpore's own exporter, and running a MINDIR file again."""
+"""MINDIR and AIR files: writing by MindSpore's exporter, and loading of MINDIR."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import mindspore as ms
@@ -11,20 +12,17 @@ from mindspore import Tensor, nn
 from mindspore.train.mind_ir_pb2 import ModelProto
 
 from src.errors import UserError
-from src.export.check import Run
 from src.export.metadata import to_metadata
 from src.model.model_info import ModelInfo
 
-# AIR has no dynamic shapes: Ascend's compiler wants each size fixed.
-AIR_BATCH = 1
+AIR_BATCH = 1  # AIR has no dynamic shapes
 
 
 def write_mindir(network: nn.Cell, info: ModelInfo, path: Path) -> None:
-    """Write `network` (images float32 [batch, 3, S, S] -> logits) for any batch to `path`, which ends on `.mindir`.
+    """Write `network` (images float32 [batch, 3, S, S] -> logits) for any batch to `path`, which ends in `.mindir`.
 
-    The metadata of `info` go into the file, as MindSpore's `user_info`. Above 1 GB MindSpore puts the weights into the
-    folder `<name>_variables` beside the file, which has to stay there. A network can be exported once (a limit of
-    MindSpore's).
+    The metadata of `info` become MindSpore's `user_info`. MindSpore writes weights beyond 1 GB to the folder
+    `<name>_variables`, which must stay beside the file. MindSpore can export a network only once.
     """
 
     def add_metadata(model: ModelProto) -> None:
@@ -33,14 +31,14 @@ def write_mindir(network: nn.Cell, info: ModelInfo, path: Path) -> None:
 
     image = Tensor(shape=[None, 3, info.model.image_size, info.model.image_size], dtype=ms.float32)
     ms.export(network, image, file_name=str(path.with_suffix("")), file_format="MINDIR", custom_func=add_metadata)
-    # with its weights apart MindSpore calls the graph <name>_graph.mindir; it finds them under any name of its own
+    # with weights beside it, MindSpore names the file <name>_graph.mindir; renaming it keeps the reference to them
     split = path.with_name(f"{path.stem}_graph.mindir")
     if split.exists():
         split.rename(path)
 
 
 def mindir_metadata(path: Path) -> dict[str, str]:
-    """The metadata of a MINDIR file, whoever wrote it. Raises `UserError` for a file that is none."""
+    """Return the metadata of a MINDIR file of any program. Raises `UserError` for another kind of file."""
     model = ModelProto()
     try:
         model.ParseFromString(path.read_bytes())
@@ -49,8 +47,8 @@ def mindir_metadata(path: Path) -> dict[str, str]:
     return dict(model.user_info)
 
 
-def load_mindir(path: Path) -> Run:
-    """Load the MINDIR file `path` onto the current device. Raises `UserError` for a damaged one."""
+def load_mindir(path: Path) -> Callable[[np.ndarray], np.ndarray]:
+    """Load the MINDIR file `path` to the current device. Raises `UserError` for a damaged file."""
     try:
         cell = nn.GraphCell(ms.load(str(path)))
     except (RuntimeError, ValueError) as error:
@@ -64,6 +62,6 @@ def load_mindir(path: Path) -> Run:
 
 
 def write_air(network: nn.Cell, image_size: int, path: Path) -> None:
-    """Write `network` for a batch of one image to `path`, which ends on `.air`. Only Ascend's back end can do this."""
+    """Write `network` for a batch of one image to `path`, which ends in `.air`. Only the Ascend backend can."""
     image = Tensor(np.zeros((AIR_BATCH, 3, image_size, image_size), np.float32))
     ms.export(network, image, file_name=str(path.with_suffix("")), file_format="AIR")

@@ -1,4 +1,4 @@
-"""Writing a BEiT as an ONNX file in a chosen precision."""
+"""Export of a BEiT to an ONNX file in a chosen precision; constants of a large model go to a file beside it."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import onnx
+from onnx import helper
 
 from src.data.image_batches import preparation_of
-from src.export.images import folder_batches
-from src.export.onnx_file import EXTERNAL_SUFFIX, write_onnx
+from src.export.folder_images import folder_batches
+from src.export.metadata import to_metadata
 from src.export.onnx_graph import PixelInput, beit_graph
 from src.export.quantization import quantize
 from src.model.model_info import ModelInfo
@@ -19,18 +21,25 @@ from src.model.variants import get_variant
 from src.prediction.loaded_network import Network
 from src.prediction.onnx_network import load_onnx
 
-# Ranges settle after a few dozen images; each takes as long as several predictions.
+# Ranges settle after a few dozen images, and each image takes as long as several predictions.
 CALIBRATION_IMAGES = 64
 CALIBRATION_BATCH = 4
+
+# A protobuf message cannot exceed 2 GiB; half a percent of that is more than the nodes need.
+LARGEST_INLINE_BYTES = int(2**31 * 0.995)
+EXTERNAL_SUFFIX = ".data"
+# Shapes and axes stay in the file, because shape inference needs their values.
+SMALLEST_EXTERNAL_BYTES = 1024
 
 
 @dataclass(frozen=True)
 class OnnxOptions:
-    """What is to be chosen of an ONNX file.
+    """Options of an ONNX file.
 
-    `precision` is fp32, fp16 or int8. `with_preprocess` takes raw pixels and normalizes them inside. `calibration` is
-    the folder of images over which int8 measures the ranges of its activations once and for all; without it they are
-    measured anew for every batch.
+    Attributes:
+        precision: fp32, fp16 or int8.
+        with_preprocess: take raw pixels and normalize them inside.
+        calibration: folder of images that fixes the activation ranges of int8; without it, each batch is measured.
     """
 
     precision: str = "fp32"
@@ -39,16 +48,14 @@ class OnnxOptions:
 
 
 def export_onnx(info: ModelInfo, weights: Mapping[str, np.ndarray], path: Path, options: OnnxOptions) -> Network:
-    """Write the network of `info` and `weights` (the authors' names) to `path`; gives it loaded again, on the CPU.
+    """Write the network of `info` and `weights` (the authors' names) to `path` and load it again on the CPU.
 
-    Raises `UserError` for a folder of calibration images that cannot be used.
+    Raises `UserError` for unusable calibration images.
     """
     graph = beit_graph(
         weights,
-        image_size=info.model.image_size,
-        num_heads=get_variant(info.model.arch).num_heads,
-        approximate_gelu=info.model.approximate_gelu,
-        layer_norm_eps=info.model.layer_norm_eps,
+        info.model,
+        get_variant(info.model.arch),
         half=options.precision == "fp16",
         pixel_input=PixelInput(info.mean, info.std) if options.with_preprocess else None,
     )
@@ -63,3 +70,27 @@ def export_onnx(info: ModelInfo, weights: Mapping[str, np.ndarray], path: Path, 
             graph = quantize(exact, batches, large=exact.with_name(exact.name + EXTERNAL_SUFFIX).exists())
     write_onnx(graph, info, path, precision=options.precision)
     return load_onnx(path, "CPU", 0)
+
+
+def write_onnx(
+    model: onnx.ModelProto,
+    info: ModelInfo,
+    path: Path,
+    *,
+    precision: str = "fp32",
+    largest_inline_bytes: int = LARGEST_INLINE_BYTES,
+) -> None:
+    """Write `model` with the metadata of `info` and its `precision` to `path`, and check the file with `onnx.checker`.
+
+    Constants beyond `largest_inline_bytes` go to `<path>.data`, which must stay beside `path`; `model` then loses them.
+    Raises `onnx.checker.ValidationError` for an invalid model, which is a bug.
+    """
+    helper.set_model_props(model, {**to_metadata(info), "precision": precision})
+    onnx.save_model(
+        model,
+        path,
+        save_as_external_data=sum(len(t.raw_data) for t in model.graph.initializer) > largest_inline_bytes,
+        location=path.name + EXTERNAL_SUFFIX,
+        size_threshold=SMALLEST_EXTERNAL_BYTES,
+    )
+    onnx.checker.check_model(path, full_check=True)

@@ -1,4 +1,4 @@
-"""Exported files that appear whole or not at all: written and checked under a hidden folder, then renamed."""
+"""Atomic publication of exported files: written and checked in a hidden folder, then renamed."""
 
 from __future__ import annotations
 
@@ -14,17 +14,16 @@ from src.errors import UserError
 
 @contextmanager
 def appears_whole(path: Path) -> Iterator[Path]:
-    """Give a path of the same name in a temporary folder beside `path`; what lies there at the end becomes `path`.
+    """Yield a path of the same name in a temporary folder beside `path`, and rename it to `path` at the end.
 
-    Files written beside it (constants of large models) come along under their own names. If the block raises, nothing
-    appears, an older export stays as it was, and the folder is removed. Raises `UserError` where the system refuses to
-    write.
+    Other files in the temporary folder (constants of large models) keep their names. If the block raises, the folder is
+    removed and an older export stays unchanged. Raises `UserError` where the system refuses to write.
     """
     try:
         folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
         try:
             yield folder / path.name
-            # the file that the others belong to comes last: whoever sees it sees all of them
+            # `path` comes last, so that a reader who finds it finds the other files
             for written in sorted(folder.iterdir(), key=lambda entry: entry.name == path.name):
                 _move(written, path.parent / written.name)
         finally:
@@ -36,19 +35,15 @@ def appears_whole(path: Path) -> Iterator[Path]:
 
 
 def _move(written: Path, target: Path) -> None:
-    """Rename a file or a folder over an older one, once its content is on the disk."""
+    """Rename a file or folder over an older one after its content is on disk, with the permissions of a new file."""
+    mask = os.umask(0)
+    os.umask(mask)
     for file in [written, *written.rglob("*")]:
-        _make_readable(file)
+        # MindSpore's files are readable for the owner only, and not writable
+        file.chmod((0o777 if file.is_dir() else 0o666) & ~mask)
         if file.is_file():
             with open(file, "rb") as stream:
                 os.fsync(stream.fileno())
     if target.is_dir():
         shutil.rmtree(target)
     os.replace(written, target)
-
-
-def _make_readable(file: Path) -> None:
-    """Give the permissions of any new file: MindSpore lets only the owner read, and not even the owner write."""
-    mask = os.umask(0)
-    os.umask(mask)
-    file.chmod((0o777 if file.is_dir() else 0o666) & ~mask)

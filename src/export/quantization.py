@@ -1,4 +1,4 @@
-"""8-bit integers for the multiplications of an ONNX model, by ONNX Runtime's own quantization."""
+"""8-bit integer multiplications in an ONNX model, by ONNX Runtime's quantization."""
 
 from __future__ import annotations
 
@@ -14,19 +14,18 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 
 from src.export.onnx_graph import INPUT
 
-# Multiplications with stored weights. Those of attention have none, and static ranges would not fit their scores.
+# Multiplications with stored weights; attention's products have none, and static ranges would not fit its scores.
 QUANTIZED = ("MatMul", "Gemm")
-# Unsigned weights: signed ones overflow on x86 processors without VNNI instructions, and are no faster with them.
-# A scale for each output channel keeps the layer scale, which is folded into the rows, from costing precision.
+# Unsigned weights: signed ones overflow on x86 processors without VNNI, and are not faster with it. One scale per
+# output channel, because the rows differ by the layer scale folded into them.
 SETTINGS = {"op_types_to_quantize": list(QUANTIZED), "per_channel": True, "weight_type": QuantType.QUInt8}
 
 
 def quantize(path: Path, calibration: Iterator[np.ndarray] | None, *, large: bool) -> onnx.ModelProto:
-    """The model of the float32 file `path` with integer multiplications; the file itself stays as it is.
+    """Return the model of the float32 file `path` with integer multiplications.
 
-    Without `calibration` the range of each activation is measured when the model runs, over the batch that it is given
-    (dynamic quantization). `calibration` gives batches of the model's input, over which the ranges are measured once
-    and for all (static). `large` says that the model has its constants beside it.
+    Without `calibration`, the model measures the range of each activation in every batch (dynamic quantization). The
+    batches of `calibration` fix the ranges (static quantization). `large` means that the constants are beside the file.
     """
     with tempfile.TemporaryDirectory(dir=path.parent) as folder, _without_advice():
         quantized = Path(folder) / path.name
@@ -47,7 +46,7 @@ def quantize(path: Path, calibration: Iterator[np.ndarray] | None, *, large: boo
 
 
 class _Batches(CalibrationDataReader):
-    """What ONNX Runtime's calibration reads its images from."""
+    """Input of ONNX Runtime's calibration."""
 
     def __init__(self, batches: Iterator[np.ndarray]) -> None:
         self._batches = batches
@@ -58,7 +57,7 @@ class _Batches(CalibrationDataReader):
 
 
 def _without_weights(path: Path) -> list[str]:
-    """The names of the multiplications of two activations."""
+    """Return the names of the multiplications of two activations."""
     graph = onnx.load(path, load_external_data=False).graph
     stored = {tensor.name for tensor in graph.initializer}
     return [node.name for node in graph.node if node.op_type == "MatMul" and node.input[1] not in stored]
@@ -66,7 +65,7 @@ def _without_weights(path: Path) -> list[str]:
 
 @contextmanager
 def _without_advice() -> Iterator[None]:
-    """ONNX Runtime advises on standard error to optimize a model first; this one leaves nothing to optimize."""
+    """Suppress ONNX Runtime's advice to optimize the model first: its graph needs no optimization."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all: temporary name in the same folder, fsync, check, rename."""
+"""Atomic writing of a file: temporary name in the same folder, fsync, check, rename."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from typing import BinaryIO
 
 from src.errors import UserError
 
-# A killed process leaves at most files of this ending behind; nothing reads them, and they may be deleted.
+# A killed process may leave a file with this suffix; nothing reads it, and it can be deleted.
 TEMPORARY_SUFFIX = ".partial"
 
 
 def write_atomically(
     path: Path, write: Callable[[BinaryIO], object], check: Callable[[Path], None] | None = None
 ) -> None:
-    """Write `path` through `write(file)`; the file appears under its name only after `check(temporary path)` passed.
+    """Write `path` through `write(file)`; the file gets its name only after `check(temporary path)` passed.
 
-    Whatever goes wrong, an older file of that name stays as it was and no temporary file is left (but after a kill).
-    Raises `UserError` where the system refuses to write, or where `check` refuses what was written.
+    On any failure an older file stays unchanged and the temporary file is removed (except after SIGKILL). Raises
+    `UserError` where the system refuses to write, and where `check` raises it.
     """
     path = Path(os.path.realpath(path))
     temporary = _temporary(path)
@@ -74,7 +74,7 @@ def _check(path: Path, temporary: Path, check: Callable[[Path], None]) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make the rename itself survive a power cut."""
+    """Make the rename survive a power failure."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

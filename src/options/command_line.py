@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NoReturn
 
 from src.errors import UserError
 from src.options.config_file import find_config, read_values
-from src.options.declaration import declared
-from src.options.values import KIND_NAMES, NUMBERS, did_you_mean, shown
+from src.options.declaration import KIND_NAMES, NUMBERS, declared, did_you_mean, shown
 
 CONFIG_PATH = "config_path"
 
@@ -25,27 +23,33 @@ class Script:
         text: its purpose, for `--help`.
         options: dataclass of its options; `__post_init__` may raise `UserError` for values that contradict each other.
         required: options without which it cannot run, `config_path` among them, each with the value to give.
-        file: dataclass of the YAML files it reads, where that is not `options`. Unless `options` is derived from it,
-            only the options that `options` borrows are taken from a file.
+        file: dataclass of the YAML files that it reads. Unless `options` is derived from it, only the options that
+            `options` borrows are taken from a file.
     """
 
     command: str
     text: str
     options: type
     required: Mapping[str, str]
-    file: type | None = None
+    file: type
 
 
-def parse(argv: Sequence[str], script: Script, shipped: Path) -> Any:
+def parse(argv: Sequence[str], script: Script) -> Any:
     """Return an instance of `script.options` with the values of the command line `argv`, its YAML file and defaults.
 
-    `--config_path` also accepts the name of a file in the folder `shipped`. Raises `UserError` for everything that the
-    options do not accept; `--help` prints and exits as in argparse.
+    Raises `UserError` for everything that the options do not accept; `--help` prints and exits as in argparse.
     """
     options = declared(script.options)
-    words = vars(_parser(script).parse_args(list(argv)))
+    known, unknown = _parser(script).parse_known_args(argv)
+    if unknown:
+        raise _unknown(unknown[0].split("=")[0], options)
+    words = vars(known)
     config_path = words.pop(CONFIG_PATH)
-    values = {} if config_path is None else _values_of_file(find_config(config_path, shipped), script)
+    values: dict[str, Any] = {}
+    if config_path is not None:
+        for name, value in read_values(find_config(config_path), script.file).items():
+            if issubclass(script.options, script.file) or (name in options and options[name].borrowed):
+                values[name] = value
     for name, word in words.items():
         if word is not None:
             raw = " ".join(word) if isinstance(word, list) else word
@@ -57,34 +61,23 @@ def parse(argv: Sequence[str], script: Script, shipped: Path) -> Any:
     return script.options(**values)
 
 
-def _values_of_file(path: Path, script: Script) -> dict[str, Any]:
-    values = read_values(path, script.file or script.options)
-    if issubclass(script.options, script.file or script.options):
-        return values
-    shared = {name for name, option in declared(script.options).items() if option.borrowed}
-    return {name: value for name, value in values.items() if name in shared}
+def _unknown(word: str, options: Iterable[str]) -> UserError:
+    if not word.startswith("-"):
+        return UserError(f"'{word}' is not expected here; give options as --name value (see --help)")
+    flags = [f"--{name}" for name in ("help", "config", CONFIG_PATH, *options)]
+    return UserError(f"{word} is not an option{did_you_mean(word, flags) or '; see --help'}")
 
 
-class _Parser(argparse.ArgumentParser):
-    """argparse that raises `UserError` and suggests the closest flag."""
+class Parser(argparse.ArgumentParser):
+    """argparse that raises `UserError`."""
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}; see --help")
 
-    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
-        known, unknown = self.parse_known_args(args, namespace)
-        if unknown:
-            word = unknown[0].split("=")[0]
-            if not word.startswith("-"):
-                raise UserError(f"'{word}' is not expected here; give options as --name value (see --help)")
-            flags = [flag for action in self._actions for flag in action.option_strings]
-            raise UserError(f"{word} is not an option{did_you_mean(word, flags) or '; see --help'}")
-        return known
 
-
-def _parser(script: Script) -> _Parser:
+def _parser(script: Script) -> Parser:
     required = " ".join(f"--{name} {name.upper()}" for name in script.required)
-    parser = _Parser(
+    parser = Parser(
         prog=script.command,
         usage=f"{script.command} {required} [--OPTION VALUE ...]",
         description=script.text,
@@ -101,7 +94,7 @@ def _parser(script: Script) -> _Parser:
     for name, option in declared(script.options).items():
         if option.group not in groups:
             groups[option.group] = parser.add_argument_group(option.group)
-        notes = "; ".join(filter(None, (option.limits.text(), f"default: {shown(option.default)}")))
+        notes = "; ".join(filter(None, (option.limits(), f"default: {shown(option.default)}")))
         arguments: dict[str, Any] = {"metavar": KIND_NAMES[option.kind].split()[-1].upper()}
         if option.kind is bool:
             arguments = {"metavar": "BOOL", "nargs": "?", "const": "true"}

@@ -10,12 +10,13 @@ from typing import Any
 import yaml
 
 from src.errors import UserError
-from src.options.declaration import Option, declared
-from src.options.values import did_you_mean, shown
+from src.options.declaration import declared, did_you_mean, shown
+
+SHIPPED_CONFIGS = Path(__file__).parents[1] / "configs"
 
 
-def find_config(word: str, shipped: Path) -> Path:
-    """Return the config file that `word` names: a path, or a file of the folder `shipped`, with or without `.yaml`.
+def find_config(word: str) -> Path:
+    """Return the config file that `word` names: a path, or a file of src/configs, with or without `.yaml`.
 
     A file in the current folder precedes a shipped one of the same name. Raises `UserError` for an unknown name; a path
     to a missing file is left to the reader.
@@ -24,17 +25,12 @@ def find_config(word: str, shipped: Path) -> Path:
     if path.exists() or path.name != word:
         return path
     name = word.removesuffix(".yaml")
-    names = sorted(file.stem for file in shipped.glob("*.yaml"))
+    names = sorted(file.stem for file in SHIPPED_CONFIGS.glob("*.yaml"))
     if name in names:
-        return shipped / f"{name}.yaml"
+        return SHIPPED_CONFIGS / f"{name}.yaml"
     raise UserError(
         f"{word} is neither a config file nor a shipped config ({', '.join(names)}){did_you_mean(name, names)}"
     )
-
-
-def options_in_file(options: type) -> dict[str, Option]:
-    """Return the options of the dataclass `options` that a YAML file holds, by name."""
-    return {name: option for name, option in declared(options).items() if not option.of_call}
 
 
 def read_values(path: Path, options: type) -> dict[str, Any]:
@@ -43,7 +39,7 @@ def read_values(path: Path, options: type) -> dict[str, Any]:
     Raises `UserError`, with the line, for an unknown or repeated name and for a value that the option does not accept.
     """
     entries: dict[str, tuple[Any, int]] = {}
-    accepted = options_in_file(options)
+    accepted = declared(options)
     for name, value, line in _read_entries(path):
         if name not in accepted:
             raise UserError(f"{path}, line {line}: {name} is not an option{did_you_mean(name, accepted)}")
@@ -83,15 +79,16 @@ def _read_entries(path: Path) -> Iterator[tuple[str, Any, int]]:
         raise UserError(f"{path}{where}: not valid YAML ({problem or str(error).splitlines()[0]})") from None
 
 
-def as_yaml(config: Any) -> str:
-    """Return a config file of the values of `config`, an instance of a dataclass of options, that reads back equal."""
+def write_values(config: Any, options: type) -> str:
+    """Return a config file of the values of `config` for the dataclass `options`, that reads back equal."""
     lines: list[str] = []
-    options = options_in_file(type(config))
-    for group in dict.fromkeys(option.group for option in options.values()):
-        lines += ["", f"# ===== {group} ===== #"]
-        for name in (name for name, option in options.items() if option.group == group):
-            value = getattr(config, name)
-            plain = list(value) if isinstance(value, tuple) else "" if value is None else value
-            text = yaml.safe_dump(plain, default_flow_style=True, width=math.inf, allow_unicode=True)
-            lines.append(f"{name}: {text.splitlines()[0]}")  # PyYAML ends a scalar with a line of dots
+    group = None
+    for name, option in declared(options).items():
+        if option.group != group:
+            group = option.group
+            lines += ["", f"# ===== {group} ===== #"]
+        value = getattr(config, name)
+        plain = list(value) if isinstance(value, tuple) else "" if value is None else value
+        text = yaml.safe_dump(plain, default_flow_style=True, width=math.inf, allow_unicode=True)
+        lines.append(f"{name}: {text.splitlines()[0]}")  # PyYAML ends a scalar with a line of dots
     return "\n".join(lines[1:]) + "\n"

@@ -1,54 +1,23 @@
-"""Declarations of options: a dataclass field that carries its help text, group and limits."""
+"""Declarations of options: a dataclass field that carries its help text, group and limits, and reads its value."""
 
 from __future__ import annotations
 
 import dataclasses
+import difflib
+import math
+import operator
 import typing
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from src.errors import UserError
-from src.options.values import KIND_NAMES, convert, did_you_mean, shown
 
-
-@dataclass(frozen=True)
-class Limits:
-    """Limits of an option's values beyond their type; those of a tuple apply to each number, `length` to the tuple."""
-
-    choices: tuple[str, ...] = ()
-    length: int | None = None
-    at_least: float | None = None
-    more_than: float | None = None
-    at_most: float | None = None
-    less_than: float | None = None
-
-    def text(self) -> str:
-        """Return the limits in words, empty where there are none."""
-        if self.choices:
-            return f"one of {', '.join(self.choices)}"
-        bounds = {
-            "{} of them": self.length,
-            "at least {:g}": self.at_least,
-            "more than {:g}": self.more_than,
-            "at most {:g}": self.at_most,
-            "less than {:g}": self.less_than,
-        }
-        return ", ".join(words.format(bound) for words, bound in bounds.items() if bound is not None)
-
-    def admit(self, value: Any) -> bool:
-        """Return whether `value`, which has the option's type, is within the limits. None always is."""
-        if value is None:
-            return True
-        if self.choices:
-            return value in self.choices
-        numbers = value if isinstance(value, tuple) else (value,)
-        return self.length in (None, len(numbers)) and all(
-            (self.at_least is None or number >= self.at_least)
-            and (self.more_than is None or number > self.more_than)
-            and (self.at_most is None or number <= self.at_most)
-            and (self.less_than is None or number < self.less_than)
-            for number in numbers
-        )
+NUMBERS = tuple[float, ...]
+KIND_NAMES = {bool: "True or False", int: "a whole number", float: "a number", str: "text", NUMBERS: "numbers"}
+NONE_WORDS = ("none", "null", "~", "")
+BOOLEANS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+COMPARISONS = {"at_least": operator.ge, "more_than": operator.gt, "at_most": operator.le, "less_than": operator.lt}
 
 
 @dataclass(frozen=True)
@@ -62,14 +31,21 @@ class Option:
     group: str
     help: str
     added: bool
-    of_call: bool
     borrowed: bool
-    limits: Limits
+    choices: tuple[str, ...]
+    length: int | None
+    bounds: Mapping[str, float]
+
+    def limits(self) -> str:
+        """Return the limits beyond the type in words, empty if there are none."""
+        if self.choices:
+            return f"one of {', '.join(self.choices)}"
+        words = [f"{name.replace('_', ' ')} {bound:g}" for name, bound in self.bounds.items()]
+        return ", ".join([f"{self.length} of them", *words] if self.length else words)
 
     def expected(self) -> str:
         """Return the accepted values in words."""
-        words = self.limits.text()
-        return words if self.limits.choices else ", ".join(filter(None, (KIND_NAMES[self.kind], words)))
+        return self.limits() if self.choices else ", ".join(filter(None, (KIND_NAMES[self.kind], self.limits())))
 
     def parse(self, raw: Any, place: str) -> Any:
         """Return `raw`, text from a YAML file or the command line, as a value of this option.
@@ -77,17 +53,54 @@ class Option:
         Raises `UserError`, which begins with `place`, for another type and outside the limits.
         """
         try:
-            value = convert(raw, self.kind, optional=self.optional)
-            valid = self.limits.admit(value)
+            value = self._convert(raw)
+            valid = value is None or self._admits(value)
         except (ValueError, KeyError, OverflowError):
             valid = False
         if not valid:
-            nearest = did_you_mean(str(raw), self.limits.choices)
+            nearest = did_you_mean(str(raw), self.choices)
             raise UserError(f"{place} is {shown(raw)}, expected {self.expected()}{nearest}")
         return value
 
+    def _convert(self, raw: Any) -> Any:
+        """Return `raw`, a text or a list of texts, as a value of the type; raises one of the errors above.
 
-def option(group: str, default: Any, text: str, *, added: bool = False, of_call: bool = False, **limits: Any) -> Any:
+        Whole numbers such as `8.0` and `1e3` are refused for int, because the intent is ambiguous.
+        """
+        if self.optional and (raw is None or (isinstance(raw, str) and raw.strip().lower() in NONE_WORDS)):
+            return None
+        if self.kind == NUMBERS:  # [0.9, 0.999] and 0.9,0.999 and 0.9 0.999 are all accepted
+            words = raw.strip("[]() ").replace(",", " ").split() if isinstance(raw, str) else raw
+            if not isinstance(words, list):
+                raise ValueError
+            return tuple(float(str(word)) for word in words)
+        if not isinstance(raw, str):
+            raise ValueError
+        if self.kind is bool:
+            return BOOLEANS[raw.strip().lower()]
+        if self.kind is float and not math.isfinite(float(raw)):
+            raise ValueError
+        return self.kind(raw)
+
+    def _admits(self, value: Any) -> bool:
+        if self.choices:
+            return value in self.choices
+        numbers = value if isinstance(value, tuple) else (value,)
+        return self.length in (None, len(numbers)) and all(
+            COMPARISONS[name](number, bound) for name, bound in self.bounds.items() for number in numbers
+        )
+
+
+def option(
+    group: str,
+    default: Any,
+    text: str,
+    *,
+    added: bool = False,
+    choices: tuple[str, ...] = (),
+    length: int | None = None,
+    **bounds: float,
+) -> Any:
     """Declare an option as a dataclass field.
 
     Args:
@@ -95,10 +108,11 @@ def option(group: str, default: Any, text: str, *, added: bool = False, of_call:
         default: value where neither the YAML file nor the command line gives one.
         text: help text, without a capital and a full stop.
         added: whether a YAML file may omit it, because complete files were written before the option existed.
-        of_call: whether only the command line gives it: a YAML file does not hold it.
-        limits: fields of `Limits`.
+        choices: accepted texts.
+        length: number of numbers in a tuple.
+        bounds: of a number, or of each in a tuple, by a name in `COMPARISONS`.
     """
-    notes = {"added": added, "of_call": of_call, "borrowed": False, "limits": Limits(**limits)}
+    notes = {"added": added, "borrowed": False, "choices": choices, "length": length, "bounds": bounds}
     return field(default=default, metadata={"group": group, "help": text, **notes})
 
 
@@ -122,3 +136,21 @@ def declared(options: type) -> dict[str, Option]:
         kind = next(kind for kind in kinds if kind is not type(None)) if optional else hints[entry.name]
         found[entry.name] = Option(entry.name, kind, optional, entry.default, **entry.metadata)
     return found
+
+
+def shown(value: Any) -> str:
+    """Return a value, or the raw text of one, as a user types it on the command line."""
+    if value is None:
+        return "none"
+    if isinstance(value, tuple):
+        return ",".join(f"{number:g}" for number in value)
+    if isinstance(value, list):
+        return f"[{', '.join(map(shown, value))}]"
+    text = f"{value:g}" if isinstance(value, float) else str(value)
+    return text if text and text.isprintable() else repr(text)
+
+
+def did_you_mean(word: str, names: Iterable[str]) -> str:
+    """Return the end of an error message that suggests the name closest to `word`; empty where none is close."""
+    close = difflib.get_close_matches(word, list(names), n=1, cutoff=0.6)
+    return f"; did you mean {close[0]}?" if close else ""

@@ -20,12 +20,16 @@ from src.weights.rebuild import rebuild_network
 CLASS_TOKEN, FIRST_PATCH = 0, 1
 
 
-def load_checkpoint_network(path: Path, arch: str | None, device_target: str, device_id: int) -> Network:
-    """Load a checkpoint in any format of `load_pretrained` onto a device, the only one of this process.
+def load_mindspore(path: Path, arch: str | None, device_target: str, device_id: int) -> Network:
+    """Load a MINDIR file, or a checkpoint in any format of `load_pretrained`, onto the only device of this process.
 
-    Raises `UserError` for an unreadable file, another architecture than `arch`, a checkpoint without a head, and a
-    missing device.
+    Raises `UserError` for a damaged or foreign file, another architecture than `arch`, a checkpoint without a head, and
+    a missing device.
     """
+    if path.suffix.lower() == ".mindir":
+        info = from_metadata(mindir_metadata(path), str(path))
+        start_device(device_target, device_id, pynative=False)
+        return Network(load_mindir(path), info, fixed_batch=True)
     checkpoint = load_pretrained(path, arch=arch)
     start_device(device_target, device_id, pynative=False)
     network = rebuild_network(checkpoint.info, checkpoint.weights, path)
@@ -34,16 +38,6 @@ def load_checkpoint_network(path: Path, arch: str | None, device_target: str, de
         return network(Tensor(images)).asnumpy()
 
     return Network(run, checkpoint.info, fixed_batch=True, attention=partial(last_attention, network))
-
-
-def load_mindir_network(path: Path, device_target: str, device_id: int) -> Network:
-    """Load a MINDIR file onto a device, the only one of this process.
-
-    Raises `UserError` for a damaged file, a file of another program, and a missing device.
-    """
-    info = from_metadata(mindir_metadata(path), str(path))
-    start_device(device_target, device_id, pynative=False)
-    return Network(load_mindir(path), info, fixed_batch=True)
 
 
 def last_attention(network: VisionTransformer, image: np.ndarray) -> np.ndarray:

@@ -123,8 +123,6 @@ def _load(path: Path, arch: str | None, device_target: str, device_id: int) -> N
         from src.prediction.onnx_network import load_onnx
 
         return load_onnx(path, device_target, device_id)
-    from src.prediction.mindspore_network import load_checkpoint_network, load_mindir_network
+    from src.prediction.mindspore_network import load_mindspore
 
-    if path.suffix.lower() == ".mindir":
-        return load_mindir_network(path, device_target, device_id)
-    return load_checkpoint_network(path, arch, device_target, device_id)
+    return load_mindspore(path, arch, device_target, device_id)

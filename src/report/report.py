@@ -12,7 +12,8 @@ import numpy as np
 from mindspore import nn
 
 from src.config import Config, as_yaml
-from src.data.imagenet import EvalLoader, ImageFolder
+from src.data.image_folder import ImageFolder
+from src.data.imagenet import EvalLoader
 from src.errors import UserError
 from src.evaluation.classification import EvalResult
 from src.files.atomic_file import write_atomically
@@ -71,7 +72,8 @@ def write_report(folder: Path, report: Report) -> None:
     rows = ((path, label, predicted, f"{confidence:.4f}") for path, label, predicted, confidence in mistakes)
     _write(folder / "mistakes.csv", _csv([("image", "class", "predicted", "probability"), *rows]))
     save_png(tile_sheet([tile for tile in tiles if tile is not None], COLUMNS, lines=3), folder / "mistakes.png")
-    _write(folder / "per_class.csv", _csv(_class_rows(names, scores, confusion)))
+    classes = [_class_row(number, names, scores, confusion) for number in range(len(names))]
+    _write(folder / "per_class.csv", _csv([list(classes[0]), *(list(row.values()) for row in classes)]))
     _write(folder / "confusion.csv", _csv([("", *names), *((names[n], *row) for n, row in enumerate(confusion))]))
     save_png(confusion_chart(confusion, names), folder / "confusion.png")
     _write(folder / "config.yaml", as_yaml(report.config))
@@ -86,24 +88,23 @@ def _mistake(report: Report, index: int) -> tuple[Path, str, str, float]:
     return Path(report.images.paths[index]), label, predicted, float(outcomes.confidence[index])
 
 
-def _class_rows(names: Sequence[str], scores: ClassScores, confusion: np.ndarray) -> Iterable[Sequence[object]]:
-    yield [
-        "class",
-        "name",
-        "images",
-        "right",
-        "accuracy",
-        "predicted",
-        "precision",
-        "recall",
-        "f1",
-        "mistaken_for",
-        "times",
-    ]
-    for number, row in enumerate(confusion):
-        precision, recall, f1 = ("" if np.isnan(share[number]) else f"{share[number]:.2f}" for share in scores)
-        counts = (number, names[number], row.sum(), row[number], recall, confusion[:, number].sum())
-        yield (*counts, precision, recall, f1, *_mistaken_for(confusion, number, names))
+def _class_row(number: int, names: Sequence[str], scores: ClassScores, confusion: np.ndarray) -> dict[str, object]:
+    """Return the row of a class in per_class.csv by its columns."""
+    precision, recall, f1 = ("" if np.isnan(share[number]) else f"{share[number]:.2f}" for share in scores)
+    mistaken_for, times = _mistaken_for(confusion, number, names)
+    return {
+        "class": number,
+        "name": names[number],
+        "images": confusion[number].sum(),
+        "right": confusion[number, number],
+        "accuracy": recall,
+        "predicted": confusion[:, number].sum(),
+        "precision": precision,
+        "recall": recall,
+        "f1": f1,
+        "mistaken_for": mistaken_for,
+        "times": times,
+    }
 
 
 def _mistaken_for(confusion: np.ndarray, number: int, names: Sequence[str]) -> tuple[str, int]:
@@ -127,11 +128,13 @@ def _summary(report: Report, scores: ClassScores, confusion: np.ndarray) -> str:
         "| class | images | accuracy | F1 | most often mistaken for |",
         "| --- | --- | --- | --- | --- |",
     ]
+    escaped = "\\|"
     worst = [n for n in np.argsort(scores.recall, kind="stable") if confusion[n].any()][:LISTED]
     for n in worst:
         instead, times = _mistaken_for(confusion, n, names)
-        cells = (_cell(names[n]), confusion[n].sum(), f"{scores.recall[n]:.2f} %", f"{scores.f1[n]:.2f} %")
-        lines.append(f"| {' | '.join(map(str, cells))} | {f'{_cell(instead)} ({times})' if times else '-'} |")
+        counted = (f"{confusion[n].sum()}", f"{scores.recall[n]:.2f} %", f"{scores.f1[n]:.2f} %")
+        cells = (names[n], *counted, f"{instead} ({times})" if times else "-")
+        lines.append(f"| {' | '.join(cell.replace('|', escaped) for cell in cells)} |")
     lines += [
         "",
         "## Most frequent confusions",
@@ -160,11 +163,6 @@ def _confusions(confusion: np.ndarray, names: Sequence[str]) -> list[str]:
     order = np.argsort(-wrong, axis=None, kind="stable")[:LISTED]
     pairs = [divmod(int(place), len(names)) for place in order]
     return [f"- {names[a]} predicted as {names[b]}: {wrong[a, b]}" for a, b in pairs if wrong[a, b]] or ["None."]
-
-
-def _cell(text: str) -> str:
-    """Escape a name in a Markdown table."""
-    return text.replace("|", "\\|")
 
 
 def _csv(rows: Iterable[Sequence[object]]) -> str:

@@ -100,12 +100,6 @@ class StopVote:
         return bool(self._pending.popleft().asnumpy()[0] > 0)
 
 
-def wait_for_all(ranks: Ranks) -> None:
-    """Wait until every rank has called this: mpirun ends all ranks when one ends with an error or after a signal."""
-    if ranks.size > 1:
-        SumOverRanks()(Tensor([0.0], mindspore.float32)).asnumpy()
-
-
 def gather(ranks: Ranks, values: np.ndarray) -> np.ndarray:
     """Gather the float64 `values` [N] of every rank, exactly: [ranks, N]. All ranks call this at the same place."""
     if ranks.size == 1:
@@ -115,11 +109,14 @@ def gather(ranks: Ranks, values: np.ndarray) -> np.ndarray:
     return SumOverRanks()(Tensor(parts)).asnumpy().astype(np.uint16).view(np.float64)
 
 
+def wait_for_all(ranks: Ranks) -> None:
+    """Wait until every rank has called this: mpirun ends all ranks when one ends with an error or after a signal."""
+    gather(ranks, np.zeros(1))
+
+
 def total_over_ranks(ranks: Ranks, number: int) -> int:
-    """Sum `number` over all ranks, which call this at the same place. Exact up to 2 ** 24."""
-    if ranks.size == 1:
-        return number
-    return int(SumOverRanks()(Tensor([float(number)], mindspore.float32)).asnumpy()[0])
+    """Sum `number` over all ranks, which call this at the same place."""
+    return int(gather(ranks, np.array([number], np.float64)).sum())
 
 
 def first_difference(ranks: Ranks, checksums: Mapping[str, int]) -> tuple[str, int] | None:
@@ -127,24 +124,11 @@ def first_difference(ranks: Ranks, checksums: Mapping[str, int]) -> tuple[str, i
 
     All ranks call this at the same place and get the same result.
     """
-    halves = np.zeros((ranks.size, len(checksums), 2), np.float32)  # 16 bits each, which float32 represents exactly
-    halves[ranks.rank] = [(value >> 16, value & 0xFFFF) for value in checksums.values()]
-    total = SumOverRanks()(Tensor(halves)).asnumpy()
-    for index, name in enumerate(checksums):
-        for rank in range(1, ranks.size):
-            if not np.array_equal(total[rank, index], total[0, index]):
-                return name, rank
+    found = gather(ranks, np.array(list(checksums.values()), np.float64))
+    for name, column in zip(checksums, found.T):
+        for rank in np.flatnonzero(column != column[0]):
+            return name, int(rank)
     return None
-
-
-def require_agreement(ranks: Ranks, checksums: Mapping[str, int]) -> None:
-    """Raise `UserError`, on all ranks, unless all have the same 32-bit `checksums`, by name."""
-    if ranks.size == 1:
-        return
-    difference = first_difference(ranks, checksums)
-    if difference is not None:
-        name, rank = difference
-        raise UserError(f"rank {rank} has other {name} than rank 0; give all hosts the same files and options")
 
 
 if __name__ == "__main__":

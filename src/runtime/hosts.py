@@ -45,12 +45,8 @@ def choose_devices(
 ) -> tuple[int, str]:
     """Return the number of ranks and the devices of each host, comma-separated; rank N of a host takes the Nth.
 
-    Args:
-        num_devices, device_ids: the values of the options of these names.
-        hosts: the hosts of the hostfile; empty for this machine alone.
-        configured: the config's device_num, the default on one machine.
-
-    Raises `UserError` if the values are malformed or contradict each other.
+    `hosts` is empty for this machine alone, where the config's device_num, `configured`, is the default. Raises
+    `UserError` if the values are malformed or contradict each other.
     """
     if num_devices is not None and not re.fullmatch(r"[1-9]\d*", num_devices):
         raise UserError(f"--num_devices is '{num_devices}'; give a whole number of at least 1")

@@ -20,6 +20,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import IO
@@ -47,10 +48,8 @@ def launch(
 ) -> int:
     """Run `command` as `ranks` ranks and return the exit code, 128 + N after a stop by signal N.
 
-    Args:
-        device_ids: the devices of each host, comma-separated.
-        hosts, hostfile: the hosts, and the file that lists them; this machine by default.
-        scheduler_command: a stand-in, for tests.
+    `device_ids` are the devices of each host, comma-separated; `hosts` and the `hostfile` that lists them are this
+    machine by default.
     """
     address = meeting_host(hosts, os.environ)
     with reserved_port(address) as port, tempfile.TemporaryFile("w+") as scheduler_output:
@@ -70,7 +69,7 @@ def launch(
             stdout=scheduler_output,
             stderr=scheduler_output,
             start_new_session=True,  # Ctrl-C is for the ranks, which need the scheduler until they have saved
-            preexec_fn=_end_with_launcher,
+            preexec_fn=partial(end_with_parent, signal.SIGTERM),
         )
         try:
             mpirun = [*_mpirun_command(ranks, hostfile, environment), *RANK, *command]
@@ -118,7 +117,7 @@ class _Run:
             text=True,
             errors="replace",
             start_new_session=True,  # at Ctrl-C, mpirun would kill the ranks before they have saved
-            preexec_fn=_end_with_launcher,
+            preexec_fn=partial(end_with_parent, signal.SIGTERM),
         )
 
     def wait(self, scheduler: subprocess.Popen[bytes], scheduler_output: IO[str]) -> int:
@@ -130,7 +129,8 @@ class _Run:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, self._on_signal)
         deadline = math.inf
-        while (code := self._poll()) is None:
+        while (code := self._mpirun.poll()) is None:
+            time.sleep(0.1)
             if not self._scheduler_failed and scheduler.poll():
                 self._blame(scheduler.returncode, scheduler_output)
                 deadline = time.monotonic() + SAVE_SECONDS
@@ -149,11 +149,6 @@ class _Run:
         if self._scheduler_failed:
             return 1
         return code if code >= 0 else 128 - code
-
-    def _poll(self) -> int | None:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            return self._mpirun.wait(timeout=0.5)
-        return None
 
     def _blame(self, code: int, output: IO[str]) -> None:
         """Name the scheduler as the cause, unless a rank has failed before, and have the ranks save and end."""
@@ -201,17 +196,10 @@ class _Run:
                 self._mpirun.send_signal(RELEASE)
         elif words[0] == ENDED and self._failure is None:
             code, host = int(words[1]), words[2]
-            self._failure = f"rank {rank} on {host} ended with exit code {code}, and with it all others"
+            cause = f"rank {rank} on {host} ended with exit code {code}"
             if code < 0:
-                name = signal.strsignal(-code) or "unknown"
-                self._failure = (
-                    f"error: rank {rank} on {host} was ended by signal {-code} ({name}), and with it all others"
-                )
-
-
-def _end_with_launcher() -> None:
-    """In a child, before it becomes another program."""
-    end_with_parent(signal.SIGTERM)
+                cause = f"error: rank {rank} on {host} was ended by signal {-code} ({signal.strsignal(-code)})"
+            self._failure = f"{cause}, and with it all others"
 
 
 def _end(process: subprocess.Popen[bytes] | subprocess.Popen[str]) -> None:

@@ -34,11 +34,10 @@ RELEASE_SECONDS = 30.0
 def run_script(main: Callable[[], int | None]) -> NoReturn:
     """Run the `main` of a script and end the process with its exit code: see `src.errors.exit_code`.
 
-    A rank of several skips the teardown of Python and MindSpore. When MindSpore leaves its cluster, it frees a
-    connection while the thread that serves the connection may still handle an event of it: on a loaded machine, a rank
-    whose work was complete ended with a segmentation fault. A rank that leaves early also fails the others: the sender
-    of a message waits up to 30 s for its acknowledgment, which a thread of the receiver sends after the receiver has
-    the message. So a rank reports that it is done, waits until all ranks are, and leaves the rest to the system.
+    A rank of several skips the teardown of Python and MindSpore, in which MindSpore frees a connection that another
+    thread may still serve: on a loaded machine, a finished rank ended with a segmentation fault. A rank that leaves
+    early also fails the others, which wait up to 30 s for its acknowledgment of their last message. So a rank reports
+    that it is done, waits until all ranks are, and leaves the rest to the system.
     """
     from src.errors import exit_code  # not above: this file is also run by its path, without src
 

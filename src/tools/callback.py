@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from src.data.unreadable import UnreadableImages
+from src.data.decode import UnreadableImages
 from src.files.atomic_file import write_atomically
 from src.files.png_file import save_png
 from src.pictures.charts import line_charts

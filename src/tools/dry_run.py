@@ -54,7 +54,6 @@ def try_out(epoch_steps: EpochSteps, task: Task, state: RunState) -> Timing:
     loader = task.train_loader
     batches = min(BATCHES_TIMED, loader.steps_per_epoch * loader.accumulation_steps)
     prepare_batch = _timed(lambda: list(islice(loader.epoch(state.epoch), batches))) / batches
-    loader.close()
     with contextlib.closing(_steps(epoch_steps, state)) as outputs:
         steps = [_timed(lambda: next(outputs)[0].asnumpy()) for _ in range(min(STEPS, state.steps_left))]
     evaluations = [_timed(lambda: task.evaluate(1)) for _ in range(2)]

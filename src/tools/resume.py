@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from src.config import CALLBACKS, EXPORT, HARDWARE, Config
-from src.data.imagenet import ImageFolder, check_class_names
+from src.data.image_folder import ImageFolder, check_class_names
 from src.errors import UserError
 from src.tools.cell import weights_of
 from src.tools.run_folder import run_name

@@ -10,9 +10,9 @@ from typing import Any
 
 from mindspore import nn
 
-from src.data.imagenet import ImageFolder
-from src.errors import RunError
-from src.runtime.distributed import Ranks, first_difference, require_agreement
+from src.data.image_folder import ImageFolder
+from src.errors import RunError, UserError
+from src.runtime.distributed import Ranks, first_difference
 from src.tools.cell import weights_checksum
 from src.trainer.loop import Callback, RunState
 
@@ -26,7 +26,10 @@ def require_same_start(ranks: Ranks, network: nn.Cell, options: Mapping[str, Any
         "training images": zlib.crc32(repr(images.classes).encode(), zlib.crc32(images.labels.tobytes())),
         "weights": weights_checksum(network),
     }
-    require_agreement(ranks, checksums)
+    difference = first_difference(ranks, checksums)
+    if difference is not None:
+        name, rank = difference
+        raise UserError(f"rank {rank} has other {name} than rank 0; give all hosts the same files and options")
 
 
 class SameWeights(Callback):

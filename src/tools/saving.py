@@ -82,7 +82,7 @@ class CurrentCheckpoints(Callback):
 class BestFile:
     """A file of best weights. The smallest is the best: highest value, then first epoch, then raw before averaged."""
 
-    loss: float  # the negated value, for the order
+    negated: float  # the value times -1, for the order
     epoch: int
     averaged: bool
     path: Path
@@ -114,7 +114,7 @@ class BestCheckpoints(Callback):
 
     def on_train_end(self, state: RunState) -> None:
         for best in self._files()[:1]:
-            text = f"{'EMA ' if best.averaged else ''}{self._metric.text(-best.loss)}, epoch {best.epoch}"
+            text = f"{'EMA ' if best.averaged else ''}{self._metric.text(-best.negated)}, epoch {best.epoch}"
             logger.info("best weights: %s (%s)", self._folder / BEST_FILE, text)
 
     def _files(self) -> list[BestFile]:

@@ -19,7 +19,7 @@ from src.trainer.loop import RunState, StepMeter
 from src.weights.agreement import agreed_info
 from src.weights.checkpoint import EMA_PREFIX, OPTIMIZER_PREFIX, Checkpoint
 from src.weights.fit import fit_weights
-from src.weights.parameters import parameter_shapes, set_weights
+from src.weights.network_parameters import parameter_shapes, set_weights
 from src.weights.pretrained import load_pretrained
 
 logger = logging.getLogger("beit")

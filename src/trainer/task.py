@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from mindspore import nn
 
-from src.data.unreadable import UnreadableImages
+from src.data.decode import UnreadableImages
 from src.model.model_info import ModelInfo
 
 
@@ -35,9 +35,6 @@ class Loader(Protocol):
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
         """Iterate over the micro-batches of an epoch from step `start_step`."""
-
-    def close(self) -> None:
-        """Stop every epoch that was begun and not finished."""
 
 
 class Metric(NamedTuple):

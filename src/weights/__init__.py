@@ -1,1 +1,1 @@
-"""Weight files: reading and writing foreign formats, translating names, fitting weights to a network."""
+"""Weight files: reading and writing of all formats, translation of names, fitting to a network."""

@@ -1,4 +1,4 @@
-"""Number types of weight files, and the check that turns what a file holds into usable float32 weights."""
+"""Conversion of arrays from weight files to finite float32 weights."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from src.errors import UserError
 
 
 def bfloat16_to_float32(bits: np.ndarray) -> np.ndarray:
-    """bfloat16 as its 16 bits (uint16, any shape) -> the same numbers in float32: bfloat16 is its upper half."""
+    """Convert bfloat16, given as uint16 bits, to float32, whose upper half it is."""
     return (bits.astype(np.uint32) << 16).view(np.float32)
 
 
 def as_weights(arrays: Mapping[str, np.ndarray], path: Path) -> dict[str, np.ndarray]:
-    """Every array in float32. Raises `UserError`, naming the first parameter, for integers and for NaN or infinity.
+    """Convert float16 and float64 arrays to float32.
 
-    float16 and float64 (and bfloat16, which the readers give as float32) are cast.
+    Raises `UserError`, naming the first parameter, for integers and for NaN or infinity.
     """
     weights = {}
     for name, array in arrays.items():
         if not np.issubdtype(array.dtype, np.floating):
             raise UserError(
-                f"{path}: parameter '{name}' holds {array.dtype} where weights are floating-point numbers: "
+                f"{path}: parameter '{name}' has type {array.dtype}, but weights are floating-point numbers; "
                 "give a file that is not quantized"
             )
-        with np.errstate(over="ignore"):  # a float64 too large for float32 becomes infinity, which is refused below
-            weight = np.ascontiguousarray(array, np.float32).reshape(array.shape)
+        with np.errstate(over="ignore"):  # a float64 beyond the range of float32 becomes infinity, refused below
+            weight = np.asarray(array, np.float32, order="C")
         if not np.isfinite(weight).all():
             raise UserError(
-                f"{path}: parameter '{name}' holds NaN or infinite values: "
-                "the training that wrote the file diverged or the file is damaged; use another one"
+                f"{path}: parameter '{name}' has NaN or infinite values; use the file of a training run that did not "
+                "diverge, or download it again"
             )
         weights[name] = weight
     return weights

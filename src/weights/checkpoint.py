@@ -1,11 +1,10 @@
-"""The project's own checkpoint files: weights, what network they are for, and the state of the training.
+"""The project's checkpoint files: weights, the description of their network, and the state of the training.
 
-A checkpoint is a MindSpore `.ckpt` or a `.safetensors` file. Its arrays are the network's parameters under the
-authors' names, the averaged weights as `ema.<name>` and the optimizer's state as `optimizer.<name>`, so plain
-`mindspore.load_checkpoint` and `load_param_into_net` work on it. Three texts go with them: `model_info` (JSON of
-`ModelInfo`), `training_state` (JSON) and `checksums` (JSON, a CRC-32 of every other entry). In a `.ckpt` file they are
-uint8 arrays: MindSpore has an entry of type text too, but `mindspore.ckpt_to_safetensors` fails on it. In
-`.safetensors` they are metadata.
+A checkpoint is a MindSpore `.ckpt` or a `.safetensors` file. Its arrays are the network's parameters under the authors'
+names, the averaged weights as `ema.<name>` and the optimizer's state as `optimizer.<name>`, so that MindSpore's own
+`load_checkpoint` and `load_param_into_net` work on it. Three texts come with them: `model_info` (JSON of `ModelInfo`),
+`training_state` (JSON) and `checksums` (JSON, a CRC-32 of every other entry). They are uint8 arrays in a `.ckpt` file,
+because `mindspore.ckpt_to_safetensors` fails on MindSpore's text entries, and metadata in a `.safetensors` file.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ import numpy as np
 from src.errors import UserError
 from src.files.atomic_file import write_atomically
 from src.model.model_info import ModelInfo
-from src.weights.ckpt_file import looks_like_ckpt, read_ckpt, write_ckpt
+from src.weights.mindspore_ckpt_file import looks_like_ckpt, read_ckpt, write_ckpt
 from src.weights.safetensors_file import looks_like_safetensors, read_safetensors, write_safetensors
 
 EMA_PREFIX = "ema."
@@ -38,11 +37,14 @@ SUFFIXES = (".ckpt", ".safetensors")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A network's weights and all that was saved with them.
+    """The weights of a network and the state saved with them.
 
-    `weights` and `ema` map the authors' parameter names to arrays, `optimizer` the names that the trainer gave;
-    `training` is whatever JSON the trainer stored (epoch, step, ...). `format` says whose file it was, and `guessed`
-    holds the fields of `info` that the file did not state (never any in a file of this project).
+    Attributes:
+        weights, ema: arrays by the authors' parameter names.
+        optimizer: arrays by the trainer's names.
+        training: JSON values of the trainer (epoch, step, ...).
+        format: origin of the file: `mindspore`, `unilm`, `timm` or `hf`.
+        guessed: fields of `info` that the file does not store; empty for a file of this project.
     """
 
     weights: Mapping[str, np.ndarray]
@@ -55,14 +57,15 @@ class Checkpoint:
 
 
 def save_checkpoint(path: Path | str, checkpoint: Checkpoint) -> None:
-    """Write `checkpoint` as `.ckpt` or `.safetensors`, whichever `path` ends on; read back before it gets its name.
+    """Write `checkpoint` as `.ckpt` or `.safetensors`, by the suffix of `path`, and read it back before renaming it.
 
-    Raises `UserError` for another ending, a full disk or an unwritable folder; an older file then stays as it was.
+    Raises `UserError` for another suffix, a full disk or an unwritable folder; an older file then stays unchanged.
     """
     path = Path(path)
     if path.suffix not in SUFFIXES:
-        raise UserError(f"{path}: a checkpoint's name ends on {' or '.join(SUFFIXES)}")
-    arrays = _arrays(checkpoint)
+        raise UserError(f"{path}: the name of a checkpoint ends in {' or '.join(SUFFIXES)}; rename the output")
+    parts = {"": checkpoint.weights, EMA_PREFIX: checkpoint.ema, OPTIMIZER_PREFIX: checkpoint.optimizer}
+    arrays = {prefix + name: array for prefix, part in parts.items() for name, array in (part or {}).items()}
     texts = {MODEL_INFO: checkpoint.info.to_json()}
     if checkpoint.training is not None:
         texts[TRAINING_STATE] = json.dumps(checkpoint.training)
@@ -85,27 +88,27 @@ def save_checkpoint(path: Path | str, checkpoint: Checkpoint) -> None:
 def load_checkpoint(path: Path | str) -> Checkpoint:
     """Read a file that `save_checkpoint` wrote.
 
-    Raises `UserError` for a missing, foreign or damaged file: every byte that matters is under a checksum.
+    Raises `UserError` for a missing, foreign or damaged file: checksums cover all content.
     """
     path = Path(path)
     return assemble(dict(read_entries(path)), path)
 
 
 def assemble(entries: Mapping[str, np.ndarray], path: Path) -> Checkpoint:
-    """Sort what `read_entries` gave into a `Checkpoint`.
+    """Build a `Checkpoint` from the entries of `read_entries`.
 
-    Raises `UserError` where the model information is missing, or the checksums that always go with it.
+    Raises `UserError` without model information or checksums, and for fields that this version does not know.
     """
     if MODEL_INFO not in entries:
-        raise UserError(f"{path} says nothing of its network: make it a checkpoint of this project with convert.py")
+        raise UserError(f"{path} does not describe its network: make it a checkpoint of this project with convert.py")
     if CHECKSUMS not in entries:
-        raise UserError(f"{path} is damaged (its checksums are missing): use an earlier one")
+        raise _damaged(path, "its checksums are missing")
     try:
         info = ModelInfo.from_json(_as_text(entries[MODEL_INFO]))
         training = json.loads(_as_text(entries[TRAINING_STATE])) if TRAINING_STATE in entries else None
     except (ValueError, TypeError) as error:
         raise UserError(
-            f"{path} holds model information that this version cannot read ({error}): use the version that wrote it"
+            f"{path} has model information that this version cannot read ({error}): use the version that wrote it"
         ) from error
     parts: dict[str, dict[str, np.ndarray]] = {"": {}, EMA_PREFIX: {}, OPTIMIZER_PREFIX: {}}
     for name, array in entries.items():
@@ -114,14 +117,12 @@ def assemble(entries: Mapping[str, np.ndarray], path: Path) -> Checkpoint:
             parts[prefix][name.removeprefix(prefix)] = array
     for name, array in (parts[""] | parts[EMA_PREFIX]).items():
         if not np.issubdtype(array.dtype, np.floating):
-            raise UserError(
-                f"{path} holds a parameter '{name}' of type {array.dtype}, it is damaged: use an earlier one"
-            )
+            raise _damaged(path, f"parameter '{name}' has type {array.dtype}")
     return Checkpoint(parts[""], info, parts[EMA_PREFIX] or None, parts[OPTIMIZER_PREFIX] or None, training)
 
 
 def read_entries(path: Path) -> Iterator[tuple[str, np.ndarray]]:
-    """The arrays and texts (as uint8 arrays) of a `.ckpt` or `.safetensors` file, whoever wrote it, one by one.
+    """Yield the arrays and texts (as uint8 arrays) of any `.ckpt` or `.safetensors` file.
 
     Raises `UserError` for an unreadable or damaged file, at the latest after the last entry.
     """
@@ -129,44 +130,26 @@ def read_entries(path: Path) -> Iterator[tuple[str, np.ndarray]]:
     expected: Any = None
     for name, array in _stored_entries(path):
         if name in found:
-            raise UserError(f"{path} holds '{name}' twice, it is damaged: use an earlier one")
+            raise _damaged(path, f"it has '{name}' twice")
         found[name] = checksum(array)
         if name == CHECKSUMS:
             try:
                 expected = json.loads(_as_text(array))
             except (ValueError, RecursionError) as error:
-                raise UserError(f"{path} is damaged (its checksums are unreadable): use an earlier one") from error
+                raise _damaged(path, "its checksums are unreadable") from error
         yield name, array
     if CHECKSUMS in found:
         _compare(expected, found, path)
 
 
 def checksum(array: np.ndarray) -> int:
-    """CRC-32 of type, shape and content."""
+    """Return the CRC-32 of type, shape and content."""
     crc = zlib.crc32(f"{array.dtype.str} {array.shape}".encode())
     return zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data, crc)
 
 
-def _arrays(checkpoint: Checkpoint) -> dict[str, np.ndarray]:
-    arrays = dict(checkpoint.weights)
-    arrays |= {EMA_PREFIX + name: array for name, array in (checkpoint.ema or {}).items()}
-    return arrays | {OPTIMIZER_PREFIX + name: array for name, array in (checkpoint.optimizer or {}).items()}
-
-
-def _stored_entries(path: Path) -> Iterator[tuple[str, np.ndarray]]:
-    start = read_start(path)
-    if looks_like_ckpt(start):
-        yield from read_ckpt(path)
-        return
-    if not looks_like_safetensors(start):
-        raise UserError(f"{path} is neither a MindSpore checkpoint nor a safetensors file, or it is damaged")
-    metadata, arrays = read_safetensors(path)
-    yield from ((name, _as_bytes(metadata[name])) for name in TEXTS if name in metadata)
-    yield from arrays
-
-
 def read_start(path: Path) -> bytes:
-    """The first bytes of a file, by which formats are told apart; `UserError` for a missing or an empty file."""
+    """Return the first 64 bytes of a file, which identify its format; `UserError` for a missing or empty file."""
     try:
         with open(path, "rb") as file:
             start = file.read(64)
@@ -177,15 +160,33 @@ def read_start(path: Path) -> bytes:
     return start
 
 
+def _stored_entries(path: Path) -> Iterator[tuple[str, np.ndarray]]:
+    start = read_start(path)
+    if looks_like_ckpt(start):
+        yield from read_ckpt(path)
+        return
+    if not looks_like_safetensors(start):
+        raise UserError(
+            f"{path} is neither a MindSpore checkpoint nor a safetensors file, or it is damaged: use another file"
+        )
+    metadata, arrays = read_safetensors(path)
+    yield from ((name, _as_bytes(metadata[name])) for name in TEXTS if name in metadata)
+    yield from arrays
+
+
 def _compare(expected: Any, found: dict[str, int], path: Path) -> None:
     if not isinstance(expected, dict):
-        raise UserError(f"{path} is damaged (its checksums are unreadable): use an earlier one")
+        raise _damaged(path, "its checksums are unreadable")
     for name in expected:
         if name not in found:
-            raise UserError(f"{path} is damaged ('{name}' is missing: it was cut short): use an earlier one")
+            raise _damaged(path, f"it is truncated, '{name}' is missing")
     for name, crc in found.items():
         if name != CHECKSUMS and expected.get(name) != crc:
-            raise UserError(f"{path} is damaged (the checksum of '{name}' does not match): use an earlier one")
+            raise _damaged(path, f"the checksum of '{name}' does not match")
+
+
+def _damaged(path: Path, reason: str) -> UserError:
+    return UserError(f"{path} is damaged ({reason}): use an earlier checkpoint")
 
 
 def _as_bytes(text: str) -> np.ndarray:
@@ -193,5 +194,5 @@ def _as_bytes(text: str) -> np.ndarray:
 
 
 def _as_text(array: np.ndarray) -> str:
-    """`ValueError` where the bytes are not a text."""
+    """Decode a text; `ValueError` for bytes that are not UTF-8."""
     return array.astype(np.uint8).tobytes().decode()

@@ -1,8 +1,7 @@
-"""Parameter names: the authors', timm's (the same, without the index buffers) and Hugging Face transformers'.
+"""Parameter names of the authors, of timm (the same, without index buffers) and of Hugging Face transformers.
 
 Sources: unilm `beit/modeling_finetune.py`, `modeling_pretrain.py` of beit and beit2; timm `models/beit.py`;
-transformers `models/beit/modeling_beit.py`, in the layout of its files (up to version 4 the network's own, and still
-what `save_pretrained` writes) and in the layout that the network has since version 5.
+transformers `models/beit/modeling_beit.py`.
 """
 
 from __future__ import annotations
@@ -20,207 +19,159 @@ TABLE = "relative_position_bias_table"
 SHARED_TABLE = f"rel_pos_bias.{TABLE}"
 INDEX_BUFFER = "relative_position_index"
 
-# What only pre-training uses: the masked patches' token, the head that predicts visual tokens, and BEiT v2's extra
-# blocks that train the class token.
+# Parameters that only pre-training uses: the token of masked patches, the head that predicts visual tokens, and the
+# blocks of BEiT v2 that train the class token.
 PRETRAINING_ONLY = ("mask_token", "lm_head.", "cls_pt_layers.", "cls_pt_norm.", "cls_pt_lm_head.")
 
 _BLOCK = re.compile(r"(blocks|cls_pt_layers)\.(\d+)\.(.+)")
-_KINDS = ("weight", "bias")
-_BLOCK_LAYERS = ("norm1", "norm2", "attn.proj", "mlp.fc1", "mlp.fc2")
-_BLOCK_PARAMETERS = frozenset(
-    ["gamma_1", "gamma_2", "attn.q_bias", "attn.v_bias", "attn.qkv.weight", f"attn.{TABLE}"]
-    + [f"{layer}.{kind}" for layer in _BLOCK_LAYERS for kind in _KINDS]
-)
-_OUTER_LAYERS = ("patch_embed.proj", "norm", "fc_norm", "head", "lm_head", "cls_pt_norm", "cls_pt_lm_head")
-_PARAMETERS = frozenset(
-    ["cls_token", "mask_token", "pos_embed", SHARED_TABLE]
-    + [f"{layer}.{kind}" for layer in _OUTER_LAYERS for kind in _KINDS]
-)
 
 
-def is_authors_name(name: str) -> bool:
-    """Whether `name` is a parameter of the authors' networks (index buffers, which are no parameters, left aside)."""
-    block = _BLOCK.fullmatch(name)
-    return block[3] in _BLOCK_PARAMETERS if block else name in _PARAMETERS
+def _with_weight_and_bias(layers: Iterable[str]) -> list[str]:
+    return [f"{layer}.{kind}" for layer in layers for kind in ("weight", "bias")]
 
 
 def is_pretraining_only(name: str) -> bool:
-    """Whether only pre-training uses the parameter."""
+    """Return whether only pre-training uses the parameter."""
     return name.startswith(PRETRAINING_ONLY)
+
+
+# The authors' names outside the blocks, and transformers'. Layers stand for their weight and bias.
+_HF_OUTER = {
+    "cls_token": "beit.embeddings.cls_token",
+    "mask_token": "beit.embeddings.mask_token",
+    "pos_embed": "beit.embeddings.position_embeddings",
+}
+_HF_OUTER_LAYERS = {
+    "patch_embed.proj": "beit.embeddings.patch_embeddings.projection",
+    "norm": "beit.layernorm",
+    "fc_norm": "beit.pooler.layernorm",
+    "head": "classifier",
+    "lm_head": "lm_head",
+}
+# The authors' names in a block, transformers' in files (and in networks up to version 4), and in networks since 5.
+_HF_BLOCK = {
+    "gamma_1": ("lambda_1", "lambda_1"),
+    "gamma_2": ("lambda_2", "lambda_2"),
+    f"attn.{TABLE}": (f"attention.attention.relative_position_bias.{TABLE}", f"relative_position_bias.{TABLE}"),
+    "attn.q_bias": ("attention.attention.query.bias", "attention.q_proj.bias"),
+    "attn.v_bias": ("attention.attention.value.bias", "attention.v_proj.bias"),
+    "attn.q.weight": ("attention.attention.query.weight", "attention.q_proj.weight"),
+    "attn.k.weight": ("attention.attention.key.weight", "attention.k_proj.weight"),
+    "attn.v.weight": ("attention.attention.value.weight", "attention.v_proj.weight"),
+}
+_HF_BLOCK_LAYERS = {
+    "norm1": ("layernorm_before", "layernorm_before"),
+    "norm2": ("layernorm_after", "layernorm_after"),
+    "attn.proj": ("attention.output.dense", "attention.o_proj"),
+    "mlp.fc1": ("intermediate.dense", "mlp.fc1"),
+    "mlp.fc2": ("output.dense", "mlp.fc2"),
+}
+# The norm before the pre-training head, which transformers has outside the backbone.
+_HF_PRETRAINING_NORM = {"norm.weight": "layernorm.weight", "norm.bias": "layernorm.bias"}
 
 
 @dataclass(frozen=True)
 class HuggingFaceLayout:
-    """How transformers names the parts: prefixes of the shared table and of block N, and parts of a block."""
+    """Names of transformers by the authors' names: `outer`, and `inner` of a block after the prefix `blocks`."""
 
-    shared_table: str
     blocks: str
-    query: str
-    key: str
-    value: str
-    attn_proj: str
-    fc1: str
-    fc2: str
-    table: str
-
-    def block_names(self) -> dict[str, str]:
-        """Names within a block: the authors' (query, key and value apart) to transformers'."""
-        names = {
-            "gamma_1": "lambda_1",
-            "gamma_2": "lambda_2",
-            f"attn.{TABLE}": self.table,
-            "attn.q_bias": f"{self.query}.bias",
-            "attn.v_bias": f"{self.value}.bias",
-            "attn.q.weight": f"{self.query}.weight",
-            "attn.k.weight": f"{self.key}.weight",
-            "attn.v.weight": f"{self.value}.weight",
-        }
-        layers = {
-            "norm1": "layernorm_before",
-            "norm2": "layernorm_after",
-            "attn.proj": self.attn_proj,
-            "mlp.fc1": self.fc1,
-            "mlp.fc2": self.fc2,
-        }
-        return names | _with_weight_and_bias(layers)
-
-    def outer_names(self) -> dict[str, str]:
-        """Names outside the blocks: the authors' to transformers'."""
-        names = {
-            "cls_token": "beit.embeddings.cls_token",
-            "mask_token": "beit.embeddings.mask_token",
-            "pos_embed": "beit.embeddings.position_embeddings",
-            SHARED_TABLE: f"{self.shared_table}.{TABLE}",
-        }
-        layers = {
-            "patch_embed.proj": "beit.embeddings.patch_embeddings.projection",
-            "norm": "beit.layernorm",
-            "fc_norm": "beit.pooler.layernorm",
-            "head": "classifier",
-            "lm_head": "lm_head",
-        }
-        return names | _with_weight_and_bias(layers)
+    outer: Mapping[str, str]
+    inner: Mapping[str, str]
 
 
-def _with_weight_and_bias(layers: Mapping[str, str]) -> dict[str, str]:
-    return {f"{ours}.{kind}": f"{theirs}.{kind}" for ours, theirs in layers.items() for kind in _KINDS}
+def _layout(blocks: str, shared_bias: str, column: int) -> HuggingFaceLayout:
+    outer = {**_HF_OUTER, SHARED_TABLE: f"{shared_bias}.{TABLE}"}
+    outer |= zip(_with_weight_and_bias(_HF_OUTER_LAYERS), _with_weight_and_bias(_HF_OUTER_LAYERS.values()))
+    inner = {ours: theirs[column] for ours, theirs in _HF_BLOCK.items()}
+    layers = [theirs[column] for theirs in _HF_BLOCK_LAYERS.values()]
+    inner |= zip(_with_weight_and_bias(_HF_BLOCK_LAYERS), _with_weight_and_bias(layers))
+    return HuggingFaceLayout(blocks, outer, inner)
 
 
-HF_FILES = HuggingFaceLayout(
-    shared_table="beit.encoder.relative_position_bias",
-    blocks="beit.encoder.layer",
-    query="attention.attention.query",
-    key="attention.attention.key",
-    value="attention.attention.value",
-    attn_proj="attention.output.dense",
-    fc1="intermediate.dense",
-    fc2="output.dense",
-    table=f"attention.attention.relative_position_bias.{TABLE}",
-)
-HF_NETWORK = HuggingFaceLayout(
-    shared_table="beit.shared_position_bias",
-    blocks="beit.layers",
-    query="attention.q_proj",
-    key="attention.k_proj",
-    value="attention.v_proj",
-    attn_proj="attention.o_proj",
-    fc1="mlp.fc1",
-    fc2="mlp.fc2",
-    table=f"relative_position_bias.{TABLE}",
-)
-
-# The norm before the pre-training head, which in transformers stands outside the backbone.
-_HF_PRETRAINING_NORM = {"norm.weight": "layernorm.weight", "norm.bias": "layernorm.bias"}
+HF_FILES = _layout("beit.encoder.layer", "beit.encoder.relative_position_bias", 0)
+HF_NETWORK = _layout("beit.layers", "beit.shared_position_bias", 1)
 
 
 def recognize(names: Iterable[str], path: Path) -> str:
-    """Whose names these are: `unilm`, `timm` or `hf`. Raises `UserError` for names that are nobody's BEiT."""
+    """Return the origin of the names: `unilm`, `timm` or `hf`. Raises `UserError` without names."""
     names = list(names)
     if not names:
-        raise UserError(f"{path} holds no parameters: give a file with a network's weights")
+        raise UserError(f"{path} has no parameters: give a file with the weights of a network")
     if any(name.startswith(("beit.", "embeddings.")) for name in names):
         return "hf"
-    known = [name for name in names if is_authors_name(name) or name.endswith(INDEX_BUFFER)]
-    if len(known) * 2 < len(names):
-        stranger = next(name for name in names if name not in set(known))
-        raise UserError(f"{path} is no BEiT: parameter '{stranger}' is unknown to it; give a BEiT checkpoint")
     unilm = any(name.endswith(INDEX_BUFFER) or is_pretraining_only(name) for name in names)
     return "unilm" if unilm else "timm"
 
 
 def to_authors(weights: Mapping[str, np.ndarray], source: str, path: Path) -> dict[str, np.ndarray]:
-    """Weights of `source` (`unilm`, `timm` or `hf`) under the authors' names, index buffers left out.
+    """Translate weights of `source` (`unilm`, `timm` or `hf`) to the authors' names, without index buffers.
 
-    Raises `UserError`, naming the first one, for parameters that BEiT does not have or that come in part.
+    Raises `UserError` for names of `hf` that BEiT does not have, and for incomplete ones.
     """
     weights = {name: array for name, array in weights.items() if not name.endswith(INDEX_BUFFER)}
-    if source == "hf":
-        weights = _from_hugging_face(weights, path)
-    for name in weights:
-        if not is_authors_name(name):
-            raise UserError(f"{path}: parameter '{name}' is unknown to BEiT: give a checkpoint of BEiT or BEiT v2")
-    return weights
+    return _from_hugging_face(weights, path) if source == "hf" else weights
 
 
 def to_hugging_face(weights: Mapping[str, np.ndarray], layout: HuggingFaceLayout) -> dict[str, np.ndarray]:
-    """Weights under the authors' names -> transformers' names; query, key and value are cut apart.
+    """Translate weights from the authors' names to transformers', with query, key and value separated.
 
-    What transformers has no place for (`has_place_in_hugging_face`) must not be among them.
+    Every parameter must satisfy `in_hugging_face`.
     """
-    outer, block = layout.outer_names(), layout.block_names()
+    outer = layout.outer
     if "lm_head.weight" in weights:
-        outer |= _HF_PRETRAINING_NORM
+        outer = {**outer, **_HF_PRETRAINING_NORM}
     result: dict[str, np.ndarray] = {}
     for name, array in weights.items():
-        match = _BLOCK.fullmatch(name)
-        if match and match[1] == "blocks" and match[3] == "attn.qkv.weight":
-            for part, rows in zip("qkv", np.split(array, 3)):
-                result[f"{layout.blocks}.{match[2]}.{block[f'attn.{part}.weight']}"] = rows
-        elif match and match[1] == "blocks":
-            result[f"{layout.blocks}.{match[2]}.{block[match[3]]}"] = array
-        else:
+        block = _BLOCK.fullmatch(name)
+        if block is None:
             result[outer[name]] = array
+        elif block[3] == "attn.qkv.weight":
+            for part, rows in zip("qkv", np.split(array, 3)):
+                result[f"{layout.blocks}.{block[2]}.{layout.inner[f'attn.{part}.weight']}"] = rows
+        else:
+            result[f"{layout.blocks}.{block[2]}.{layout.inner[block[3]]}"] = array
     return result
 
 
-def has_place_in_hugging_face(name: str) -> bool:
-    """Whether transformers' networks have the parameter: all but BEiT v2's extra pre-training blocks."""
+def in_hugging_face(name: str) -> bool:
+    """Return whether transformers' networks have the parameter: all but BEiT v2's extra pre-training blocks."""
     return not name.startswith("cls_pt_")
 
 
 def _from_hugging_face(weights: Mapping[str, np.ndarray], path: Path) -> dict[str, np.ndarray]:
     if not any(name.startswith("beit.") for name in weights):  # a file of the bare `BeitModel`
         weights = {f"beit.{name}": array for name, array in weights.items()}
-    in_network_layout = any(name.startswith(f"{HF_NETWORK.blocks}.") for name in weights)
-    layout = HF_NETWORK if in_network_layout else HF_FILES
-    outer = {theirs: ours for ours, theirs in (layout.outer_names() | _HF_PRETRAINING_NORM).items()}
-    outer |= {theirs: ours for ours, theirs in layout.outer_names().items()}
-    inner = {theirs: ours for ours, theirs in layout.block_names().items()}
+    is_network = any(name.startswith(f"{HF_NETWORK.blocks}.") for name in weights)
+    layout = HF_NETWORK if is_network else HF_FILES
+    outer = {theirs: ours for names in (_HF_PRETRAINING_NORM, layout.outer) for ours, theirs in names.items()}
+    inner = {theirs: ours for ours, theirs in layout.inner.items()}
     in_block = re.compile(re.escape(layout.blocks) + r"\.(\d+)\.(.+)")
     result: dict[str, np.ndarray] = {}
     for name, array in weights.items():
-        match = in_block.fullmatch(name)
-        ours = inner.get(match[2]) if match else outer.get(name)
+        block = in_block.fullmatch(name)
+        ours = inner.get(block[2]) if block else outer.get(name)
         if ours is None:
-            raise UserError(f"{path}: parameter '{name}' is unknown to BEiT: give an image classifier's checkpoint")
-        ours = f"blocks.{match[1]}.{ours}" if match else ours
+            raise UserError(f"{path}: BEiT has no parameter '{name}'; give an image classifier of BEiT or BEiT v2")
+        ours = f"blocks.{block[1]}.{ours}" if block else ours
         if ours in result:
-            raise UserError(f"{path}: parameter '{name}' is a second '{ours}': BEiT has one")
+            raise UserError(f"{path}: parameter '{name}' is a second '{ours}', of which BEiT has one; give a BEiT file")
         result[ours] = array
     return _join_qkv(result, path)
 
 
 def _join_qkv(weights: Mapping[str, np.ndarray], path: Path) -> dict[str, np.ndarray]:
-    """Query, key and value rows of each block, one above the other, as `attn.qkv.weight`."""
+    """Stack the rows of query, key and value of each block into `attn.qkv.weight`."""
     result: dict[str, np.ndarray] = {}
     for name, array in weights.items():
         if not name.endswith((".attn.q.weight", ".attn.k.weight", ".attn.v.weight")):
             result[name] = array
             continue
         block = name.rsplit(".attn.", 1)[0]
-        names = [f"{block}.attn.{part}.weight" for part in "qkv"]
-        parts = [weights[name] for name in names if name in weights]
-        if len(parts) != len(names) or any(part.shape != array.shape for part in parts):
-            raise UserError(f"{path}: {block} lacks its query, key or value, or they differ in shape: it is damaged")
-        result[f"{block}.attn.qkv.weight"] = np.concatenate(parts)
+        parts = [weights.get(f"{block}.attn.{part}.weight") for part in "qkv"]
+        found = [part for part in parts if part is not None and part.shape == array.shape]
+        if len(found) != len(parts):
+            raise UserError(
+                f"{path} is damaged: {block} has no query, key or value, or they differ in shape; download it again"
+            )
+        result[f"{block}.attn.qkv.weight"] = np.concatenate(found)
     return result

@@ -1,4 +1,4 @@
-"""Position tables for another image size, as the authors' `run_class_finetuning.py` makes them."""
+"""Position tables resized to another image size, as in the authors' `run_class_finetuning.py`."""
 
 from __future__ import annotations
 
@@ -9,23 +9,22 @@ from scipy.interpolate import RectBivariateSpline
 
 from src.weights.sizes import CLASS_TOKEN_ROWS
 
-# The authors bisect the ratio of their geometric grid between these, to this width.
+# The authors bisect the ratio of their geometric grid between these bounds, to this width.
 SMALLEST_RATIO, LARGEST_RATIO, RATIO_TOLERANCE = 1.01, 1.5, 1e-6
 
-# A cubic spline goes through at least four offsets along each axis, which a grid of 2 x 2 patches (-1, 0, 1) lacks.
+# A cubic spline needs at least four offsets along each axis; 2 x 2 patches have three (-1, 0, 1).
 SMALLEST_GRID = 3
 
-# Keys' cubic convolution with the coefficient that torch.nn.functional.interpolate(mode="bicubic") has.
+# Coefficient of Keys' cubic convolution in torch.nn.functional.interpolate(mode="bicubic").
 CUBIC_A = -0.75
 
 
 def resize_bias_table(table: np.ndarray, grid: int) -> np.ndarray:
-    """A relative position bias table [rows, heads] -> that of `grid` x `grid` patches, [(2 * grid - 1)² + 3, heads].
+    """Resize a relative position bias table [rows, heads] to `grid` x `grid` patches: [(2 * grid - 1)² + 3, heads].
 
-    The offsets of the old table are thought to lie not 1 apart but ever farther outwards, in a geometric progression
-    whose ratio makes them reach as far as the new offsets; the new ones are read off by cubic splines. The three rows
-    of the class token are kept. Agrees with the authors' use of `scipy.interpolate.interp2d(kind="cubic")`. The old
-    table is of at least `SMALLEST_GRID` patches along a side.
+    The old offsets are placed in a geometric progression that reaches as far as the new offsets, and cubic splines give
+    the values at the new offsets. The three rows of the class token are kept. Agrees with the authors' use of
+    `scipy.interpolate.interp2d(kind="cubic")`. The old grid has at least `SMALLEST_GRID` patches along a side.
     """
     offsets, class_token = table[:-CLASS_TOKEN_ROWS], table[-CLASS_TOKEN_ROWS:]
     old_side, new_side = math.isqrt(len(offsets)), 2 * grid - 1
@@ -42,10 +41,10 @@ def resize_bias_table(table: np.ndarray, grid: int) -> np.ndarray:
 
 
 def geometric_offsets(count: int, reach: int) -> np.ndarray:
-    """The positions of offsets -count .. count: 0, 1, 1 + q, 1 + q + q², ... and their negatives.
+    """Return the positions of the offsets -count .. count: 0, 1, 1 + q, 1 + q + q², ... and their negatives.
 
-    The ratio q is what the authors' bisection gives: the one with which the last position is `reach`, or
-    `SMALLEST_RATIO` where even that overshoots.
+    The authors' bisection gives the ratio q: the last position is `reach`, or q is `SMALLEST_RATIO` where even that
+    overshoots.
     """
     low, high = SMALLEST_RATIO, LARGEST_RATIO
     while high - low > RATIO_TOLERANCE:
@@ -59,7 +58,7 @@ def geometric_offsets(count: int, reach: int) -> np.ndarray:
 
 
 def resize_pos_embed(pos_embed: np.ndarray, grid: int) -> np.ndarray:
-    """An absolute position embedding [1, patches + 1, D] -> [1, grid² + 1, D], the class token's row kept.
+    """Resize an absolute position embedding [1, patches + 1, D] to [1, grid² + 1, D]; the class token's row is kept.
 
     Agrees with `torch.nn.functional.interpolate(mode="bicubic", align_corners=False)`.
     """
@@ -74,7 +73,7 @@ def resize_pos_embed(pos_embed: np.ndarray, grid: int) -> np.ndarray:
 
 
 def bicubic_weights(old: int, new: int) -> np.ndarray:
-    """float64 [new, old]: how much of each old position goes into each new one; positions beyond the edge repeat it."""
+    """Return the weight of each old position in each new one, float64 [new, old]; the edge repeats beyond the edge."""
     weights = np.zeros((new, old))
     for position in range(new):
         source = (position + 0.5) * old / new - 0.5

@@ -1,9 +1,8 @@
-"""The pickle inside a PyTorch file, read so that a hostile file executes nothing.
+"""The pickle inside a PyTorch file, read without executing anything that the file names.
 
-A pickle names the functions and classes that rebuild its objects. Here a name is looked up in `ALLOWED` and nowhere
-else, and what stands there are stand-ins of this file: tensors become descriptions (`LazyTensor`), ordered dicts and
-argparse namespaces plain dicts, and the few harmless classes that training scripts leave in their files (numpy scalars,
-paths, dtypes, ...) become `Opaque`, which remembers nothing. Any other name is refused.
+A pickle names the functions and classes that rebuild its objects. Here the names in `ALLOWED` map to stand-ins, and any
+other name is refused. Tensors become descriptions (`LazyTensor`), ordered dicts and namespaces plain dicts, and the
+harmless classes that training scripts save (NumPy scalars, paths, dtypes) become `Opaque` objects without content.
 """
 
 from __future__ import annotations
@@ -15,15 +14,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 
 class UnsafePickle(Exception):
-    """The pickle asks for something that is not allowed, or contradicts itself; the text says what."""
+    """The pickle is malformed or names something that is not allowed; the text gives the reason."""
 
 
 class _Unchangeable:
-    """A pickle may set any attribute of what it made, unless that refuses."""
+    """Base of the objects whose attributes a pickle must not set."""
 
     __slots__ = ()
 
@@ -33,7 +30,7 @@ class _Unchangeable:
 
 @dataclass(frozen=True)
 class Storage(_Unchangeable):
-    """One block of numbers: zip entry `data/<key>`, `numel` numbers of `dtype`."""
+    """One block of numbers: zip entry `data/<key>` with `numel` numbers of `dtype`."""
 
     key: str
     dtype: str
@@ -42,7 +39,7 @@ class Storage(_Unchangeable):
 
 @dataclass(frozen=True)
 class LazyTensor(_Unchangeable):
-    """A tensor not read yet. `offset` and `stride` count numbers, not bytes."""
+    """A tensor that is not read yet. `offset` and `stride` count numbers, not bytes."""
 
     storage: Storage
     offset: int
@@ -51,7 +48,7 @@ class LazyTensor(_Unchangeable):
 
 
 class Namespace(dict):
-    """Stands for `argparse.Namespace`: its attributes as a dict."""
+    """Stand-in for `argparse.Namespace`: its attributes as a dict."""
 
     def __setstate__(self, state: Any) -> None:
         if isinstance(state, dict):
@@ -59,38 +56,28 @@ class Namespace(dict):
 
 
 class _Dict(dict):
-    """Stands for `OrderedDict`; attributes that a pickle sets on it (torch's `_metadata`) are dropped."""
+    """Stand-in for `OrderedDict`; attributes that a pickle sets (torch's `_metadata`) are dropped."""
 
     def __setstate__(self, state: Any) -> None:
         pass
 
 
 class Opaque:
-    """Stands for any object whose value nobody needs."""
+    """Stand-in for an object whose value is not needed."""
 
     __slots__ = ()
 
     def __new__(cls, *_arguments: Any, **_keywords: Any) -> Opaque:
         return object.__new__(cls)
 
-    def __setstate__(self, state: Any) -> None:
+    def _ignore(self, *_arguments: Any) -> None:
         pass
 
-    def __setitem__(self, key: Any, value: Any) -> None:
-        pass
-
-    def append(self, value: Any) -> None:
-        pass
-
-    def extend(self, values: Any) -> None:
-        pass
-
-    def add(self, value: Any) -> None:
-        pass
+    __setstate__ = __setitem__ = append = extend = add = _ignore
 
 
 class _Function(_Unchangeable):
-    """A callable that a pickle can call."""
+    """A function that a pickle can call but not change."""
 
     __slots__ = ("_function",)
 
@@ -106,23 +93,22 @@ class _StorageType(_Unchangeable):
     dtype: str
 
 
-# Weights have at most four dimensions, and no size of theirs comes near this.
+# Weights have at most four dimensions, and their sizes are far below this.
 MAX_DIMENSIONS = 8
 MAX_NUMBER = 2**40
 
 
 def _rebuild_tensor(storage: Any, offset: Any, shape: Any, stride: Any, *_rest: Any) -> LazyTensor:
-    """`torch._utils._rebuild_tensor_v2`; what follows the stride concerns gradients."""
-    whole = isinstance(shape, tuple) and isinstance(stride, tuple) and len(shape) == len(stride)
-    if not isinstance(storage, Storage) or not whole or len(shape) > MAX_DIMENSIONS:
-        raise UnsafePickle("a tensor is described wrongly")
-    if not all(type(number) is int and 0 <= number < MAX_NUMBER for number in (offset, *shape, *stride)):
-        raise UnsafePickle("a tensor is described wrongly")
-    return LazyTensor(storage, offset, shape, stride)
+    """Stand-in for `torch._utils._rebuild_tensor_v2`; the arguments after the stride concern gradients."""
+    if isinstance(storage, Storage) and isinstance(shape, tuple) and isinstance(stride, tuple):
+        numbers = (offset, *shape, *stride)
+        if len(shape) == len(stride) <= MAX_DIMENSIONS and all(type(n) is int and 0 <= n < MAX_NUMBER for n in numbers):
+            return LazyTensor(storage, offset, shape, stride)
+    raise UnsafePickle("a tensor has a malformed description")
 
 
 def _rebuild_parameter(tensor: Any, *_rest: Any) -> Any:
-    """`torch._utils._rebuild_parameter`: a parameter is its tensor."""
+    """Stand-in for `torch._utils._rebuild_parameter`: return the parameter's tensor."""
     return tensor
 
 
@@ -139,23 +125,19 @@ STORAGE_DTYPES = {
     "BoolStorage": "bool",
 }
 
-_TORCH_DTYPES = (
-    *("float16", "float32", "float64", "bfloat16", "half", "float", "double", "bool"),
-    *("uint8", "int8", "int16", "int32", "int64"),
-)
-
 _OPAQUE = {
-    "argparse": ("Action",),
-    "builtins": ("set", "frozenset", "bytearray", "complex", "slice", "range"),
-    "__builtin__": ("set", "frozenset", "bytearray", "complex", "slice", "range", "xrange"),
-    "_codecs": ("encode",),
-    "collections": ("defaultdict", "Counter", "deque"),
-    "datetime": ("datetime", "date", "timedelta"),
-    "numpy": ("dtype", "ndarray", "float64", "float32", "int64", "int32", "bool_"),
-    "numpy.core.multiarray": ("scalar", "_reconstruct"),
-    "numpy._core.multiarray": ("scalar", "_reconstruct"),
-    "pathlib": ("Path", "PosixPath", "PurePath", "PurePosixPath", "WindowsPath", "PureWindowsPath"),
-    "torch": ("Size", "device", "Generator", *_TORCH_DTYPES),
+    "argparse": "Action",
+    "builtins": "set frozenset bytearray complex slice range",
+    "__builtin__": "set frozenset bytearray complex slice range xrange",
+    "_codecs": "encode",
+    "collections": "defaultdict Counter deque",
+    "datetime": "datetime date timedelta",
+    "numpy": "dtype ndarray float64 float32 int64 int32 bool_",
+    "numpy.core.multiarray": "scalar _reconstruct",
+    "numpy._core.multiarray": "scalar _reconstruct",
+    "pathlib": "Path PosixPath PurePath PurePosixPath WindowsPath PureWindowsPath",
+    "torch": "Size device Generator bool uint8 int8 int16 int32 int64 "
+    "half float double bfloat16 float16 float32 float64",
 }
 
 ALLOWED: dict[tuple[str, str], Any] = {
@@ -167,12 +149,12 @@ ALLOWED: dict[tuple[str, str], Any] = {
     ("torch._utils", "_rebuild_parameter"): _Function(_rebuild_parameter),
     ("torch._utils", "_rebuild_parameter_with_state"): _Function(_rebuild_parameter),
     **{("torch", name): _StorageType(dtype) for name, dtype in STORAGE_DTYPES.items()},
-    **{(module, name): Opaque for module, names in _OPAQUE.items() for name in names},
+    **{(module, name): Opaque for module, names in _OPAQUE.items() for name in names.split()},
 }
 
 
 class _Unpickler(pickle.Unpickler):
-    """Looks names up in `ALLOWED` alone."""
+    """Unpickler that resolves the names in `ALLOWED` only."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in ALLOWED:
@@ -191,26 +173,21 @@ class _Unpickler(pickle.Unpickler):
 
 
 def load_pickle(data: bytes) -> Any:
-    """The object that `data` describes, made of plain containers, `LazyTensor`, `Namespace` and `Opaque`.
+    """Return the object that `data` describes, made of plain containers, `LazyTensor`, `Namespace` and `Opaque`.
 
-    Raises `UnsafePickle` for everything else that a pickle can hold and for data that are no pickle.
+    Raises `UnsafePickle` for anything else that a pickle can contain, and for malformed data.
     """
     try:
         _refuse_large_memo(data)
         return _Unpickler(io.BytesIO(data)).load()
     except UnsafePickle:
         raise
-    except Exception as error:  # whatever a wrong pickle makes the unpickler trip over
+    except Exception as error:  # the unpickler raises many types for malformed data
         raise UnsafePickle(f"its pickle is malformed: {error}") from error
 
 
 def _refuse_large_memo(data: bytes) -> None:
-    """A pickle's memo is as large as the largest index in it says: a few bytes could ask for gigabytes."""
+    """Refuse a memo index beyond the data: the unpickler allocates up to it, so a few bytes could ask for gigabytes."""
     for opcode, argument, _position in pickletools.genops(data):
         if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and int(argument or 0) > len(data):
             raise UnsafePickle("its pickle is malformed: it asks for too much memory")
-
-
-def element_type(dtype: str) -> np.dtype:
-    """NumPy's type for a storage type, bfloat16 as its 16 bits."""
-    return np.dtype(np.uint16 if dtype == "bfloat16" else dtype)

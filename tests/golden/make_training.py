@@ -11,6 +11,7 @@ from pathlib import Path
 import mindspore
 import numpy as np
 from src.trainer.evaluate import EvalResult
+from src.weights.parameters import get_weights
 
 from src.data.imagenet import TrainBatch
 from src.model.model_info import ModelInfo
@@ -23,7 +24,6 @@ from src.trainer.loop import RunState, train
 from src.trainer.train_one_step_with_ema import TrainOneStepWithEMA
 from src.vit import VisionTransformer
 from src.weights.checkpoint import Checkpoint
-from src.weights.parameters import get_weights
 from tests.golden import training_recipe as recipe
 
 FOLDER = Path(__file__).parent / "training"

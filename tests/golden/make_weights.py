@@ -1,16 +1,16 @@
-"""Golden weight files and numbers: tiny BEiTs of the authors, timm and transformers, and what they answer.
+"""Golden weight files and numbers: tiny BEiTs of the authors, timm and transformers, and their logits.
 
 Run in an environment with torch, timm and transformers:
 
     python tests/golden/make_weights.py --unilm DIR --interp2d_python PYTHON
 
-DIR holds `beit` and `beit2` of github.com/microsoft/unilm. PYTHON is an interpreter whose scipy is older than 1.14 (the
-project's own): the authors resize bias tables by `scipy.interpolate.interp2d`, which newer ones no longer have. Writes
-`tests/golden/weights/` and `tests/golden/weights.npz`.
+DIR has the folders `beit` and `beit2` of github.com/microsoft/unilm. PYTHON is an interpreter with scipy before 1.14
+(the project's): the authors resize bias tables by `scipy.interpolate.interp2d`, which later versions do not have.
+Writes `tests/golden/weights/` and `tests/golden/weights.npz`.
 
     python tests/golden/make_weights.py --unilm DIR --check FOLDER
 
-loads the files that a test of `tests/test_convert.py` wrote into FOLDER into the networks that they are for, strictly.
+loads the files that `tests/test_convert.py` writes to FOLDER into the networks of their libraries, strictly.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ LAYER_NORM = functools.partial(torch.nn.LayerNorm, eps=1e-6)
 
 
 def authors_modules(unilm: Path) -> types.SimpleNamespace:
-    """The authors' network files, which import timm under paths that it no longer has."""
+    """Import the authors' network files, which use timm's old module paths."""
     layers = types.ModuleType("timm.models.layers")
     layers.drop_path = timm.layers.drop_path
     layers.to_2tuple = timm.layers.to_2tuple
@@ -75,7 +75,7 @@ def authors_network(module, sizes: dict, **options) -> torch.nn.Module:
 
 
 def randomize(network: torch.nn.Module, seed: int) -> torch.nn.Module:
-    """Weights of the size that trained ones have, none at a special value such as 0 or 1."""
+    """Set weights of the size of trained ones, none at a special value such as 0 or 1."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in network.named_parameters():
@@ -97,14 +97,14 @@ def images(size: int) -> torch.Tensor:
     return torch.randn((2, 3, size, size), generator=torch.Generator().manual_seed(size))
 
 
-def answer(network: torch.nn.Module, size: int) -> np.ndarray:
+def logits_of(network: torch.nn.Module, size: int) -> np.ndarray:
     with torch.no_grad():
         output = network(images(size))
     return getattr(output, "logits", output).numpy()
 
 
 def interp2d_elsewhere(python: str) -> types.SimpleNamespace:
-    """`scipy.interpolate` with the one function that the authors use, which another interpreter runs."""
+    """Return `scipy.interpolate` with the one function that the authors use, run by another interpreter."""
 
     def interp2d(x, y, z, kind):
         def at(dx, dy):
@@ -123,7 +123,7 @@ def interp2d_elsewhere(python: str) -> types.SimpleNamespace:
 
 
 def authors_load(unilm: Path, python: str, network: torch.nn.Module, weights: dict) -> dict[str, list[str]]:
-    """Load `weights` for fine-tuning by the very statements of the authors' script, which stand in its `main`."""
+    """Load `weights` for fine-tuning by the statements of `main` in the authors' script."""
     tree = ast.parse((unilm / "beit" / "run_class_finetuning.py").read_text())
     main = next(node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "main")
     finetune = next(n for n in main.body if isinstance(n, ast.If) and ast.unparse(n.test) == "args.finetune")
@@ -159,7 +159,7 @@ def make(unilm: Path, python: str) -> None:
 
     def keep(name: str, network: torch.nn.Module, size: int) -> None:
         networks[name] = network
-        golden[f"logits/{name}"] = answer(network, size)
+        golden[f"logits/{name}"] = logits_of(network, size)
         golden[f"shapes/{name}"] = np.array(json.dumps(without_buffers(network.state_dict())))
 
     # the authors' files
@@ -193,7 +193,7 @@ def make(unilm: Path, python: str) -> None:
     torch.save({"model": randomize(pretrain, 5).state_dict()}, OUTPUT / "unilm_pt22k.pth")
     golden["shapes/unilm_pt22k.pth"] = np.array(json.dumps(without_buffers(pretrain.state_dict())))
 
-    # BEiT v2: a whole training state, as utils.save_model leaves it
+    # BEiT v2: a whole training state, as utils.save_model writes it
     v2 = randomize(authors_network(authors.beit2_finetune, SMALL, init_values=1e-5), 6)
     v2_ema = randomize(authors_network(authors.beit2_finetune, SMALL, init_values=1e-5), 7)
     optimizer = torch.optim.AdamW(v2.parameters())
@@ -216,7 +216,7 @@ def make(unilm: Path, python: str) -> None:
     }
     torch.save(training, OUTPUT / "beitv2_training.pth")
     keep("beitv2_training.pth", v2, 32)
-    golden["logits/beitv2_training.pth/ema"] = answer(v2_ema, 32)
+    golden["logits/beitv2_training.pth/ema"] = logits_of(v2_ema, 32)
     v2_pretrain = authors.beit2_pretrain.VisionTransformerForMaskedImageModelingCLS(
         **SMALL,
         vocab_size=VOCABULARY,
@@ -240,7 +240,7 @@ def make(unilm: Path, python: str) -> None:
     state = {"arch": "beit", "state_dict": timm_48.state_dict(), "state_dict_ema": ema.state_dict(), "epoch": 5}
     torch.save(state, OUTPUT / "timm_384.pth")
     keep("timm_384.pth", timm_48, 48)
-    golden["logits/timm_384.pth/ema"] = answer(ema, 48)
+    golden["logits/timm_384.pth/ema"] = logits_of(ema, 48)
     token = Beit(**SMALL, **(options | {"use_rel_pos_bias": False}), use_shared_rel_pos_bias=True, global_pool="token")
     save_file(randomize(token, 12).state_dict(), OUTPUT / "timm_token.safetensors")
     keep("timm_token.safetensors", token, 32)
@@ -255,7 +255,7 @@ def make(unilm: Path, python: str) -> None:
         name = str(kind).removeprefix("torch.")
         torch.save(rounded.state_dict(), OUTPUT / f"timm_{name}.pth")
         save_file(rounded.state_dict(), OUTPUT / f"timm_{name}.safetensors")
-        golden[f"logits/timm_{name}"] = answer(rounded.to(torch.float32), 32)
+        golden[f"logits/timm_{name}"] = logits_of(rounded.to(torch.float32), 32)
 
     # transformers' files. The authors' epsilon, 1e-6, in place of transformers' default, 1e-12
     def config(sizes: dict, **changes) -> BeitConfig:
@@ -302,7 +302,7 @@ def make(unilm: Path, python: str) -> None:
         (OUTPUT / "hf_pt22k.safetensors").write_bytes(Path(folder, "model.safetensors").read_bytes())
     golden["shapes/hf_pt22k.safetensors"] = np.array(json.dumps(without_buffers(hf_pretrain.state_dict())))
 
-    # fine-tuning: the authors' own statements load, then the network answers
+    # fine-tuning: the authors' statements load the weights, then the network computes logits
     for source, size, classes, options in (
         ("unilm_pt22k.pth", 32, CLASSES, {}),
         ("unilm_pt22k.pth", 48, CLASSES, {}),
@@ -316,12 +316,12 @@ def make(unilm: Path, python: str) -> None:
         weights = torch.load(OUTPUT / source, weights_only=True)["model"]
         report = authors_load(unilm, python, target, weights)
         key = f"{source}/{size}"
-        golden[f"finetune/{key}/logits"] = answer(target, size)
+        golden[f"finetune/{key}/logits"] = logits_of(target, size)
         golden[f"finetune/{key}/report"] = np.array(json.dumps(report))
         for name in report["kept"]:
             golden[f"finetune/{key}/initial/{name}"] = initial[name].numpy()
 
-    # bias tables and position embeddings at full size, through the same statements
+    # bias tables and position embeddings at full size, by the same statements
     for old, new in ((14, 24), (24, 14)):
         generator = torch.Generator().manual_seed(old)
         table = torch.randn(((2 * old - 1) ** 2 + 3, 2), generator=generator)
@@ -334,7 +334,7 @@ def make(unilm: Path, python: str) -> None:
         golden[f"resize/{old}/{new}/table"] = target.state_dict()[name].numpy()
         golden[f"resize/{old}/{new}/pos_embed"] = target.pos_embed.detach().numpy()
 
-    # the pickle's odds and ends
+    # special cases of the pickle
     numbers = torch.arange(24, dtype=torch.float32).reshape(4, 6)
     views = {
         "whole": numbers,
@@ -360,9 +360,9 @@ def make(unilm: Path, python: str) -> None:
 
 
 def check(unilm: Path, folder: Path) -> None:
-    """Load each file of `folder` into the network that it is for, which its name says, with `strict=True`.
+    """Load each file of `folder` into the network that its name gives, with `strict=True`.
 
-    Prints for each, as JSON, its name and the difference from the logits expected, as a share of the largest.
+    Prints for each, as JSON, its name and the largest difference from the expected logits as a share of the largest.
     """
     authors = authors_modules(unilm)
     sizes = {"img_size": 32, "patch_size": 4, "embed_dim": 96, "depth": 4, "num_heads": 3}
@@ -392,9 +392,7 @@ def check(unilm: Path, folder: Path) -> None:
         if file.stem == "hf4":
             with tempfile.TemporaryDirectory() as place:
                 config.save_pretrained(place)
-                Path(
-                    place, f"{'model' if file.suffix == '.safetensors' else 'pytorch_model'}{file.suffix}"
-                ).write_bytes(file.read_bytes())
+                Path(place, "model.safetensors").write_bytes(file.read_bytes())
                 network, info = BeitForImageClassification.from_pretrained(place, output_loading_info=True)
             assert not any(info.values()), info
         else:

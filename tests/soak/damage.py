@@ -1,9 +1,9 @@
 """Damaged checkpoints, none of which may be loaded: `python -m tests.soak.damage --files 500`.
 
-Half of them are .ckpt files, half .safetensors; a third is cut short, a third has some bytes changed, a third a block
-of them. Each is given to `--resume FILE`, to `--resume auto` beside a good older file, and to `--pretrained`, in this
-process, by the functions that the scripts call. A file counts as harmless where its damage changed nothing that it
-says: bit for bit the same arrays and texts come out.
+Half of them are .ckpt files, half .safetensors; a third is truncated, a third has some bytes changed, a third a block
+of bytes. Each is read as by `--resume FILE`, by `--resume auto` beside a good older file, and by `--pretrained`, in
+this process, through the functions that the scripts call. Damage is harmless if all arrays and texts are the same bit
+for bit.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ ARCH = "beit_micro_patch8_32"
 
 
 def main() -> int:
-    """Damage and read; print the counts; 1 where a damaged file was taken, or an error was no line."""
+    """Damage and read files, print the counts; return 1 if a damaged file was loaded or an error was not one line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--files", type=int, default=500)
     parser.add_argument("--seed", type=int, default=0)
@@ -67,11 +67,11 @@ def main() -> int:
     print(f"{words.files} damaged checkpoints")
     for line, count in sorted(counts.items()):
         print(f"  {count:4} {line}")
-    return int(any(bad in line for line in counts for bad in ("TAKEN", "CRASHED", "REFUSED", "LOADED")))
+    return int(any(bad in line for line in counts for bad in ("LOADED", "CRASHED", "REFUSED")))
 
 
 def whole_checkpoint() -> Checkpoint:
-    """A checkpoint in the middle of a run, with all that one can hold."""
+    """Return a checkpoint in the middle of a run, with every kind of content."""
     weights = values(variant_network(ARCH, num_classes=3, seed=0))
     state = RunState(9, 5, 8, np.zeros(45), epoch=1, step=1)
     return Checkpoint(
@@ -84,9 +84,9 @@ def whole_checkpoint() -> Checkpoint:
 
 
 def damage(content: bytes, kind: int, rng: random.Random) -> tuple[str, bytes]:
-    """A kind of damage in words, and `content` with it; the start of the file, where the names are, as often as all."""
+    """Return the name of a damage, and `content` with it: half of the time at the start, where the names are."""
     if kind == 0:
-        return "cut short", content[: rng.randrange(len(content))]
+        return "truncated", content[: rng.randrange(len(content))]
     changed = bytearray(content)
     end = len(content) if rng.random() < 0.5 else min(len(content), 5000)
     if kind == 1:
@@ -103,7 +103,7 @@ def damage(content: bytes, kind: int, rng: random.Random) -> tuple[str, bytes]:
 
 
 def resume_file(path: Path, network: VisionTransformer, good: Checkpoint) -> str:
-    """What becomes of it with `--resume FILE`, up to giving the weights to the network."""
+    """Return the outcome of `--resume FILE`, including the loading of the weights."""
 
     def resume() -> Checkpoint | None:
         point = given_checkpoint(path, ARCH)
@@ -116,17 +116,17 @@ def resume_file(path: Path, network: VisionTransformer, good: Checkpoint) -> str
 
 
 def resume_auto(path: Path, older: Path, folder: Path) -> str:
-    """What becomes of it as the newest file of a run whose older one is good."""
+    """Return the outcome of `--resume auto` with the file as the newest of a run whose older one is good."""
     if path.suffix != ".ckpt":
-        return "not one of a run's"
+        return "not a file of a run"
     folder.mkdir()
     try:
         for each in (path, older):
             shutil.copy(each, folder)
         point = newest_checkpoint(folder, ARCH)
         if point.path.name == older.name:
-            return "passed over"
-        return "harmless" if equal(point, whole_checkpoint()) else "TAKEN"
+            return "skipped"
+        return "harmless" if equal(point, whole_checkpoint()) else "LOADED A DAMAGED FILE"
     except UserError as error:
         return f"REFUSED WITH THE GOOD ONE: {error}"
     except Exception as error:
@@ -136,13 +136,13 @@ def resume_auto(path: Path, older: Path, folder: Path) -> str:
 
 
 def pretrained(path: Path, network: VisionTransformer, good: Checkpoint) -> str:
-    """What becomes of it with `--pretrained`."""
+    """Return the outcome of `--pretrained`."""
 
     def start() -> Checkpoint:
         before = values(network)
         loaded = load_weights(network, path, approximate_gelu=True)
         if same(values(network), good.weights):
-            for parameter in network.get_parameters():  # as it was, for the next file
+            for parameter in network.get_parameters():  # restored for the next file
                 parameter.set_data(type(parameter.data)(before[parameter.name]))
             return good
         return loaded
@@ -151,9 +151,9 @@ def pretrained(path: Path, network: VisionTransformer, good: Checkpoint) -> str:
 
 
 def outcome(load: object, good: Checkpoint) -> str:
-    """`load` refuses in a line, or gives `good` itself where all it read was the same."""
+    """Return the outcome of `load`, which returns `good` itself if its content was the same."""
     try:
-        return "harmless" if load() is good else "TAKEN"
+        return "harmless" if load() is good else "LOADED A DAMAGED FILE"
     except UserError as error:
         return "refused" if "\n" not in str(error) else "REFUSED IN SEVERAL LINES"
     except Exception as error:
@@ -161,7 +161,7 @@ def outcome(load: object, good: Checkpoint) -> str:
 
 
 def equal(point: ResumePoint, good: Checkpoint) -> bool:
-    """Whether the file says exactly what it said before it was damaged."""
+    """Return whether the file has exactly the content from before the damage."""
     found = point.checkpoint
     return (
         (found.info, found.training) == (good.info, good.training)
@@ -172,12 +172,12 @@ def equal(point: ResumePoint, good: Checkpoint) -> bool:
 
 
 def same(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> bool:
-    """Whether two sets of arrays are equal bit for bit."""
+    """Return whether two sets of arrays are equal bit for bit."""
     return set(ours) == set(theirs) and all(np.array_equal(ours[name], theirs[name]) for name in theirs)
 
 
 def values(network: VisionTransformer) -> dict[str, np.ndarray]:
-    """The network's weights."""
+    """Return a copy of the weights of the network."""
     return {p.name: p.asnumpy().copy() for p in network.get_parameters()}
 
 

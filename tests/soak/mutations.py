@@ -187,8 +187,6 @@ def prepare(argv: list[str], script: str) -> None:
     learning_rates(config, loaders[0].steps_per_epoch)
     next(iter(loaders[0].epoch(0)))
     next(iter(loaders[1]))
-    for loader in loaders:
-        loader.close()
 
 
 def tried_here(work: Callable[[], None]) -> tuple[int | None, str]:

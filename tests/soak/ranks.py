@@ -7,20 +7,23 @@ runs compete for the cores, so that every thread of a rank is sometimes delayed,
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
-from tests.tiny_project import ARCH, script, wrapper, write_config, write_images
+from tests.tiny_project import ARCH, ROOT, script, write_config, write_images
 
 RUN = f"{ARCH}_test"
 CPU = ("--extra", "--device_target", "CPU")
 # A training takes three times as long as an evaluation, and both end in the same way.
 KINDS = [(kind, ranks) for kind in ("evaluation", "evaluation", "evaluation", "training") for ranks in (2, 3)]
+TIMEOUT = 1800  # seconds; a training of three ranks takes 60 s of CPU time
 OPTIONS = {"epochs": 1, "batch_size": 4, "num_parallel_workers": 2, "print_loss_every": 1}
 
 
@@ -31,6 +34,7 @@ def main() -> int:
     parser.add_argument("--together", type=int, default=3)
     words = parser.parse_args()
     counts: Counter[str] = Counter()
+    ended = 0
     expected: dict[tuple[str, int], list[str]] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -43,16 +47,28 @@ def main() -> int:
             place.mkdir()
             kind, ranks = KINDS[number % len(KINDS)]
             config = write_config(place, data, **OPTIONS)
-            if kind == "training":
-                done = wrapper("run_distribute_train.sh", config, "--num_devices", ranks, *CPU, check=False)
-            else:
-                options = ["--num_devices", ranks, "--checkpoint", checkpoint, *CPU]
-                done = wrapper("run_eval_gpu.sh", config, *options, check=False)
+            name = "run_distribute_train.sh" if kind == "training" else "run_eval_gpu.sh"
+            options = [] if kind == "training" else ["--checkpoint", checkpoint]
+            command = [
+                "timeout",
+                TIMEOUT,
+                "bash",
+                ROOT / "scripts" / name,
+                config,
+                "--num_devices",
+                ranks,
+                *options,
+                *CPU,
+            ]
+            environment = {**os.environ, "PYTHON_BIN": sys.executable}
+            words = [str(word) for word in command]
+            done = subprocess.run(words, capture_output=True, text=True, check=False, env=environment)
             shutil.rmtree(place)
             return number, done
 
         with ThreadPoolExecutor(words.together) as pool:
-            for number, done in pool.map(run, range(words.runs)):
+            for future in as_completed([pool.submit(run, number) for number in range(words.runs)]):
+                number, done = future.result()
                 kind = KINDS[number % len(KINDS)]
                 counts["{}s of {} ranks".format(*kind)] += 1
                 signal = re.search(r"was ended by (signal \d+ \([^)]*\))", done.stderr)
@@ -68,8 +84,9 @@ def main() -> int:
                 else:
                     outcome = "as expected"
                 counts[outcome] += 1
-                if (number + 1) % 10 == 0:
-                    print(f"{number + 1} runs: {counts['as expected']} as expected", flush=True)
+                ended += 1
+                if ended % 10 == 0:
+                    print(f"{ended} runs: {counts['as expected']} as expected", flush=True)
                 if outcome != "as expected":
                     print(
                         f"run {number} ({kind[0]} of {kind[1]} ranks): {outcome}\n{done.stdout}{done.stderr}",

@@ -10,10 +10,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from src.errors import UserError
-
-MIXUP_MODES = ("batch", "pair", "elem")
-
 
 @dataclass(frozen=True)
 class Mixing:
@@ -50,14 +46,6 @@ class Mixup:
     off_epoch: float = 0.0
     correct_lam: bool = True
 
-    def __post_init__(self) -> None:
-        if self.mode not in MIXUP_MODES:
-            raise UserError(f"mixup_mode is {self.mode!r}; set it to one of {', '.join(MIXUP_MODES)}")
-        if min(self.mixup_alpha, self.cutmix_alpha) < 0 or self.mixup_alpha + self.cutmix_alpha == 0:
-            raise UserError(
-                f"mixup is {self.mixup_alpha} and cutmix is {self.cutmix_alpha}; set neither below 0 and one above 0"
-            )
-
     def active(self, epoch: int) -> bool:
         """Return whether images are mixed in this epoch."""
         return self.off_epoch == 0 or epoch < self.off_epoch
@@ -89,10 +77,7 @@ class Mixup:
 
 
 def cut_box(lam: np.ndarray, center_y: np.ndarray, center_x: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Return boxes of the image's shape and 1 - `lam` of its area around the centers, clipped to the image.
-
-    `lam` and the centers are [N]; the result is (top, bottom, left, right), int64 [N, 4].
-    """
+    """Return N boxes of the image's shape and 1 - `lam` of its area around the centers, clipped: see `Mixing.box`."""
     side = np.sqrt(1.0 - np.asarray(lam, dtype=np.float64))
     box_height, box_width = (height * side).astype(np.int64), (width * side).astype(np.int64)
     top, bottom = center_y - box_height // 2, center_y + (box_height + 1) // 2

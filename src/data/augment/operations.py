@@ -63,19 +63,11 @@ def _solarize_add(image: Image.Image, add: float) -> Image.Image:
     return image.point([min(255, value + int(add)) if value < 128 else value for value in range(256)] * 3)
 
 
-def _desaturate(image: Image.Image, share: float) -> Image.Image:
-    return ImageEnhance.Color(image).enhance(min(1.0, max(0.0, 1.0 - share)))
-
-
 def _enhance(kind: type) -> Change:
     return lambda image, factor: kind(image).enhance(factor)
 
 
 # --- from a level and a sign to an argument ---
-
-
-def _none(level: float, sign: float) -> float:
-    return 0.0
 
 
 def _symmetric(largest: float) -> ToArgument:
@@ -115,10 +107,11 @@ def _table(translate: float) -> dict[str, Operation]:
     def blur(image: Image.Image, radius: float) -> Image.Image:
         return image.filter(ImageFilter.GaussianBlur(radius))
 
+    none = _symmetric(0.0)
     table = {
-        "AutoContrast": Operation(_none, lambda image, _: ImageOps.autocontrast(image)),
-        "Equalize": Operation(_none, lambda image, _: ImageOps.equalize(image)),
-        "Invert": Operation(_none, lambda image, _: ImageOps.invert(image)),
+        "AutoContrast": Operation(none, lambda image, _: ImageOps.autocontrast(image)),
+        "Equalize": Operation(none, lambda image, _: ImageOps.equalize(image)),
+        "Invert": Operation(none, lambda image, _: ImageOps.invert(image)),
         "Rotate": Operation(_symmetric(30.0), warp=_rotate, signed=True),
         "Posterize": Operation(_bits, _posterize),
         "PosterizeIncreasing": Operation(lambda level, sign: 4 - _bits(level, sign), _posterize),
@@ -131,7 +124,7 @@ def _table(translate: float) -> dict[str, Operation]:
         "ShearY": Operation(_symmetric(0.3), warp=_shear_y, signed=True),
         "TranslateXRel": Operation(_symmetric(translate), warp=_translate_x, signed=True),
         "TranslateYRel": Operation(_symmetric(translate), warp=_translate_y, signed=True),
-        "Desaturate": Operation(_between(0.5, 1.0), _desaturate),
+        "Desaturate": Operation(_between(0.5, 1.0), lambda image, share: ImageEnhance.Color(image).enhance(1.0 - share)),
         "GaussianBlur": Operation(_between(0.1, 2.0), blur),
         "GaussianBlurRand": Operation(_between(0.0, 2.0), blur, lowest=0.1),
     }

@@ -7,17 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from src.errors import UserError
-
-ERASING_MODES = ("const", "rand", "pixel")
-
 # A box covers 2% to a third of the image; its height is 0.3 to 1 / 0.3 times its width.
 _AREA = (0.02, 1 / 3)
 _LOG_ASPECT = (math.log(0.3), math.log(1 / 0.3))
-_ATTEMPTS = 10
-
-Box = tuple[int, int, int, int]
-"""(top, left, height, width), in pixels."""
 
 
 @dataclass(frozen=True)
@@ -31,12 +23,6 @@ class RandomErasing:
     prob: float
     mode: str
     count: int
-
-    def __post_init__(self) -> None:
-        if self.mode not in ERASING_MODES:
-            raise UserError(f"re_mode is {self.mode!r}; set it to one of {', '.join(ERASING_MODES)}")
-        if self.count < 1:
-            raise UserError(f"re_count is {self.count}; set it to 1 or more, or set re_prob to 0")
 
     def __call__(self, image: np.ndarray, rng: np.random.Generator) -> None:
         """Erase boxes of `image`, float32 [C, H, W], in place."""
@@ -54,11 +40,14 @@ class RandomErasing:
             image[:, top : top + height, left : left + width] = fill
 
 
-def draw_box(rng: np.random.Generator, height: int, width: int, count: int) -> Box | None:
-    """Draw one of `count` boxes that is smaller than the image on both sides, or None after ten failed attempts."""
+def draw_box(rng: np.random.Generator, height: int, width: int, count: int) -> tuple[int, int, int, int] | None:
+    """Draw one of `count` boxes (top, left, height, width) that is smaller than the image on both sides.
+
+    The result is None after ten failed attempts.
+    """
     low, high = _AREA
     low_aspect, high_aspect = _LOG_ASPECT
-    for _ in range(_ATTEMPTS):
+    for _ in range(10):
         area = (low + (high - low) * rng.random()) * (height * width) / count
         aspect = math.exp(low_aspect + (high_aspect - low_aspect) * rng.random())
         box_height, box_width = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))

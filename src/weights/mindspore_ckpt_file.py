@@ -1,10 +1,10 @@
-"""MindSpore's `.ckpt` format: protobuf messages, one per array, set one behind the other.
+"""MindSpore's `.ckpt` format: a sequence of protobuf messages, one per array.
 
 The message is `Checkpoint { repeated Value value = 1 }`, `Value { string tag = 1; TensorProto tensor = 2 }`,
 `TensorProto { repeated int64 dims = 1; string tensor_type = 2; bytes tensor_content = 3 }` (checkpoint.proto).
-Read and written here, array by array, and not by `mindspore.load_checkpoint`: that needs the whole file in memory
-twice, is bound to protobuf's 2 GB, prints its own lines for a bad file, and takes a file that was cut between two
-arrays for a whole one. What is written here `mindspore.load_checkpoint` reads, and the other way round.
+This module reads and writes it array by array, because `mindspore.load_checkpoint` needs twice the file's size in
+memory, is limited to protobuf's 2 GB, prints its own lines for a bad file, and accepts a file truncated between two
+arrays. Each reads the files of the other.
 """
 
 from __future__ import annotations
@@ -12,56 +12,57 @@ from __future__ import annotations
 import math
 import os
 import zlib
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from src.errors import UserError
 from src.weights.arrays import bfloat16_to_float32
 
-# MindSpore cuts longer contents into several messages of the same tag, since protobuf has a limit.
+# MindSpore splits longer contents into several messages with the same tag, because protobuf has a limit.
 MAX_CONTENT_BYTES = 512 * 1024 * 1024
 
-# The trailer of `mindspore.save_checkpoint(..., crc_check=True)`: this word and a CRC-32 in 10 big-endian bytes.
+# Trailer of `mindspore.save_checkpoint(..., crc_check=True)`: this word and a CRC-32 in 10 big-endian bytes.
 CRC_WORD = b"crc_num"
 CRC_TRAILER_BYTES = len(CRC_WORD) + 10
 
 BFLOAT16 = "BFloat16"
 TEXT = "str"
-DTYPES = {
-    "Float64": np.float64,
-    "Float32": np.float32,
-    "Float16": np.float16,
-    "Int64": np.int64,
-    "Int32": np.int32,
-    "Int16": np.int16,
-    "Int8": np.int8,
-    "UInt64": np.uint64,
-    "UInt32": np.uint32,
-    "UInt16": np.uint16,
-    "UInt8": np.uint8,
-    "Bool": np.bool_,
-}
-NAMES = {np.dtype(dtype): name for name, dtype in DTYPES.items()}
+TYPES = [
+    "Float64",
+    "Float32",
+    "Float16",
+    "Int64",
+    "Int32",
+    "Int16",
+    "Int8",
+    "UInt64",
+    "UInt32",
+    "UInt16",
+    "UInt8",
+    "Bool",
+]
+DTYPES = {name: np.dtype(name.lower()) for name in TYPES}
+NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 _VARINT, _BYTES = 0, 2  # protobuf's wire types
 _VALUE_KEY = bytes([1 << 3 | _BYTES])
 
 
 class _Malformed(Exception):
-    """The bytes are not a checkpoint; the text says in what way."""
+    """The bytes are not a checkpoint; the text gives the reason."""
 
 
 def looks_like_ckpt(start: bytes) -> bool:
-    """Whether a file's first byte opens a `Checkpoint.value`."""
+    """Return whether the first byte of a file opens a `Checkpoint.value`."""
     return start[:1] == _VALUE_KEY
 
 
 def write_ckpt(file: BinaryIO, arrays: Iterable[tuple[str, np.ndarray]]) -> None:
-    """Write named arrays (any type of `DTYPES`, at least one element each) into an open file, in the order given."""
+    """Write named arrays (any type of `DTYPES`, at least one element each) to an open file, in the given order."""
     for name, array in arrays:
         head = b"".join(_key(1, _VARINT) + _varint(size) for size in array.shape)
         head += _chunk(2, NAMES[array.dtype].encode())
@@ -75,17 +76,17 @@ def write_ckpt(file: BinaryIO, arrays: Iterable[tuple[str, np.ndarray]]) -> None
 
 
 def read_ckpt(path: Path) -> Iterator[tuple[str, np.ndarray]]:
-    """The file's arrays one by one, in its order (bfloat16 as float32); texts that somebody appended are skipped.
+    """Yield the arrays in file order, with bfloat16 converted to float32; appended texts are skipped.
 
-    Raises `UserError` for a file that is not a checkpoint or is damaged. A file that was cut between two arrays cannot
-    be told from a whole one here: the caller knows what must be there.
+    Raises `UserError` for a file that is damaged or not a checkpoint. The caller has to detect a file that is truncated
+    between two arrays: the format does not store their number.
     """
     try:
         with open(path, "rb") as file:
             yield from _read(file)
     except OSError as error:
         raise UserError(
-            f"{path} cannot be read ({error.strerror or error}): copy it again, or check its permissions"
+            f"{path} cannot be read ({error.strerror or error}): check its permissions or copy it again"
         ) from error
     except _Malformed as error:
         raise UserError(
@@ -95,27 +96,27 @@ def read_ckpt(path: Path) -> Iterator[tuple[str, np.ndarray]]:
 
 @dataclass
 class _Tensor:
-    """One `TensorProto`, or several of the same tag put together."""
+    """One `TensorProto`, or several with the same tag joined."""
 
     tag: str
-    dims: list[int] = field(default_factory=list)
-    tensor_type: str = ""
-    content: list[memoryview] = field(default_factory=list)
+    dims: list[int]
+    tensor_type: str
+    content: list[memoryview]
 
     def continues(self, other: _Tensor) -> bool:
-        """Whether this is the next part of `other`."""
+        """Return whether this is the next part of `other`."""
         return (self.tag, self.dims, self.tensor_type) == (other.tag, other.dims, other.tensor_type)
 
     def array(self) -> np.ndarray:
-        """The numbers; `_Malformed` if type, shape and length do not agree."""
+        """Return the numbers; `_Malformed` if type, shape and length contradict."""
         if self.tensor_type != BFLOAT16 and self.tensor_type not in DTYPES:
-            raise _Malformed(f"parameter '{self.tag}' is of unknown type '{self.tensor_type}'")
-        dtype = np.dtype(np.uint16 if self.tensor_type == BFLOAT16 else DTYPES[self.tensor_type])
+            raise _Malformed(f"parameter '{self.tag}' has the unknown type '{self.tensor_type}'")
+        dtype = np.dtype(np.uint16) if self.tensor_type == BFLOAT16 else DTYPES[self.tensor_type]
         shape = () if self.dims == [0] else tuple(self.dims)  # MindSpore reads [0] as a scalar
         content = b"".join(self.content)
         if len(content) != math.prod(shape) * dtype.itemsize:
             raise _Malformed(
-                f"parameter '{self.tag}' of type {self.tensor_type} and shape {shape} holds {len(content)} bytes"
+                f"parameter '{self.tag}' of type {self.tensor_type} and shape {shape} has {len(content)} bytes"
             )
         array = np.frombuffer(content, dtype).reshape(shape)
         return bfloat16_to_float32(array) if self.tensor_type == BFLOAT16 else array
@@ -137,20 +138,20 @@ def _read(file: BinaryIO) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def _tensors(file: BinaryIO) -> Iterator[_Tensor]:
-    """The messages of the file; the CRC of the trailer, if there is one, is compared at the end."""
+    """Yield the messages of the file, then compare the CRC of the trailer, if any."""
     end, crc = _end_and_crc(file)
     running = 0
     while file.tell() < end:
         head = file.read(min(11, end - file.tell()))
         if head[:1] != _VALUE_KEY:
-            raise _Malformed("a message does not begin where the one before ends")
+            raise _Malformed("a message does not start at the end of the previous one")
         size, used = _read_varint(memoryview(head), 1)
         if size > end - file.tell() + len(head) - used:
-            raise _Malformed("it is cut short")
+            raise _Malformed("it is truncated")
         file.seek(used - len(head), os.SEEK_CUR)
         body = file.read(size)
         if len(body) != size:
-            raise _Malformed("it is cut short")
+            raise _Malformed("it is truncated")
         if crc is not None:
             running = zlib.crc32(body, zlib.crc32(head[:used], running))
         yield _parse_value(memoryview(body))
@@ -171,50 +172,35 @@ def _end_and_crc(file: BinaryIO) -> tuple[int, int | None]:
 
 
 def _parse_value(body: memoryview) -> _Tensor:
-    tag, tensor = None, None
-    for number, value in _fields(body):
-        if number == 1 and isinstance(value, memoryview):
-            tag = _text(value)
-        elif number == 2 and isinstance(value, memoryview):
-            tensor = value
-        else:
-            raise _Malformed("a message holds something other than one array")
-    if tag is None or tensor is None:
-        raise _Malformed("a message lacks its name or its array")
-    result = _Tensor(tag)
-    for number, value in _fields(tensor):
-        if number == 1 and isinstance(value, int):
-            result.dims.append(value)
-        elif number == 2 and isinstance(value, memoryview):
-            result.tensor_type = _text(value)
-        elif number == 3 and isinstance(value, memoryview):
-            result.content.append(value)
-        else:
-            raise _Malformed(f"parameter '{tag}' has an unknown field")
-    return result
+    tags, tensors = _parse_message(body, (_BYTES, _BYTES))
+    if len(tags) != 1 or len(tensors) != 1:
+        raise _Malformed("a message does not have one name and one array")
+    dims, types, content = _parse_message(tensors[0], (_VARINT, _BYTES, _BYTES))
+    return _Tensor(_text(tags[0]), dims, _text(b"".join(types)), content)
 
 
-def _fields(data: memoryview) -> Iterator[tuple[int, int | memoryview]]:
-    """Number and value of each field of a message; only the two wire types that checkpoints use are known."""
+def _parse_message(data: memoryview, wire_types: Sequence[int]) -> list[list[Any]]:
+    """Return the values of each field of a message, whose fields 1, 2, ... have these wire types."""
+    found: list[list[Any]] = [[] for _ in wire_types]
     position = 0
     while position < len(data):
         key, position = _read_varint(data, position)
         number, wire_type = key >> 3, key & 7
+        if not 1 <= number <= len(wire_types) or wire_type != wire_types[number - 1]:
+            raise _Malformed("a message has an unknown field")
+        value, position = _read_varint(data, position)
         if wire_type == _VARINT:
-            value, position = _read_varint(data, position)
-            yield number, value
-        elif wire_type == _BYTES:
-            size, position = _read_varint(data, position)
-            if size > len(data) - position:
-                raise _Malformed("a field is longer than its message")
-            yield number, data[position : position + size]
-            position += size
-        else:
-            raise _Malformed(f"a field is of wire type {wire_type}")
+            found[number - 1].append(value)
+            continue
+        if value > len(data) - position:
+            raise _Malformed("a field is longer than its message")
+        found[number - 1].append(data[position : position + value])
+        position += value
+    return found
 
 
 def _read_varint(data: memoryview, position: int) -> tuple[int, int]:
-    """A protobuf integer at `position`, and the position behind it."""
+    """Return the protobuf integer at `position` and the position after it."""
     value = 0
     for shift in range(0, 70, 7):
         if position >= len(data):
@@ -224,10 +210,10 @@ def _read_varint(data: memoryview, position: int) -> tuple[int, int]:
         value |= (byte & 0x7F) << shift
         if byte < 0x80:
             return value, position
-    raise _Malformed("a number is cut short")
+    raise _Malformed("an integer is truncated")
 
 
-def _text(data: memoryview) -> str:
+def _text(data: memoryview | bytes) -> str:
     try:
         return bytes(data).decode()
     except UnicodeDecodeError as error:

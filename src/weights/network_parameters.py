@@ -1,4 +1,4 @@
-"""Weights into a MindSpore network and out of it."""
+"""Shapes and values of the parameters of a MindSpore network."""
 
 from __future__ import annotations
 
@@ -11,17 +11,12 @@ from src.weights.sizes import Shape
 
 
 def parameter_shapes(network: nn.Cell) -> dict[str, Shape]:
-    """Shape of every parameter of `network`, under its name."""
+    """Return the shape of every parameter of `network` by name."""
     return {parameter.name: tuple(parameter.shape) for parameter in network.get_parameters()}
 
 
-def get_weights(network: nn.Cell) -> dict[str, np.ndarray]:
-    """A copy of every parameter of `network`, in its type, under its name."""
-    return {parameter.name: parameter.asnumpy().copy() for parameter in network.get_parameters()}
-
-
 def set_weights(network: nn.Cell, weights: Mapping[str, np.ndarray]) -> None:
-    """Give the parameters named in `weights` these values, cast to the parameter's type.
+    """Set the parameters named in `weights`, cast to the parameter's type.
 
     Raises `KeyError` for a name that `network` does not have and `ValueError` for another shape.
     """
