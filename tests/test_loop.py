@@ -19,9 +19,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from mindspore import Tensor
+from mindspore import Tensor, nn
 from mindspore.train.summary_pb2 import Event
 
+from src.config import Config
 from src.data.imagenet import TrainBatch
 from src.errors import UserError
 from src.tools.callback import MetricsCsv, PrintedLines
@@ -37,7 +38,8 @@ from tests.networks import model_info
 from tests.tiny_project import ROOT
 
 BATCH = TrainBatch(np.zeros((2, 3, 4, 4), np.float32), np.zeros((2, 3), np.float32), np.zeros(2, np.int32))
-INFO = model_info("beit_micro_patch8_32", 32, 3)
+ARCH = "beit_micro_patch8_32"
+INFO = model_info(ARCH, 32, 3)
 
 
 METRICS = (LOSS, TOP1, TOP5)
@@ -324,25 +326,34 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.glob("*.ckpt"))
 
 
+def current(folder: Path, state: RunState, keep: int, steps: int = 0, seconds: int = 0) -> CurrentCheckpoints:
+    config = Config(arch=ARCH, ckpt_keep_num=keep, ckpt_save_every_step=steps, ckpt_save_every_seconds=seconds)
+    return CurrentCheckpoints(config, folder, lambda: checkpoint(state))
+
+
+def places(folder: Path) -> list[str]:
+    return [name.removeprefix(f"{ARCH}-").removesuffix(".ckpt") for name in names(folder)]
+
+
 def test_current_checkpoints_are_rotated(tmp_path):
     state = new_state(epochs=3, steps=2)
-    run(state, [CurrentCheckpoints(tmp_path, "a", 2, 0, 0, lambda: checkpoint(state))])
-    assert names(tmp_path) == ["a-2_2.ckpt", "a-3_2.ckpt"]
-    assert load_checkpoint(tmp_path / "a-3_2.ckpt").weights["head.bias"].tolist() == [6, 6, 6]
+    run(state, [current(tmp_path, state, 2)])
+    assert places(tmp_path) == ["2_2", "3_2"]
+    assert load_checkpoint(tmp_path / f"{ARCH}-3_2.ckpt").weights["head.bias"].tolist() == [6, 6, 6]
 
 
 def test_checkpoints_between_epochs_by_steps(tmp_path):
     state = new_state(epochs=2, steps=5)
-    run(state, [CurrentCheckpoints(tmp_path, "a", 9, 2, 0, lambda: checkpoint(state))])
-    assert names(tmp_path) == ["a-1_2.ckpt", "a-1_4.ckpt", "a-1_5.ckpt", "a-2_1.ckpt", "a-2_3.ckpt", "a-2_5.ckpt"]
+    run(state, [current(tmp_path, state, 9, 2)])
+    assert places(tmp_path) == ["1_2", "1_4", "1_5", "2_1", "2_3", "2_5"]
 
 
 def test_checkpoints_between_epochs_by_seconds(tmp_path, monkeypatch):
     clock = iter(range(0, 1000, 4))
     monkeypatch.setattr("src.tools.saving.time.monotonic", lambda: next(clock))
     state = new_state(epochs=1, steps=9)
-    run(state, [CurrentCheckpoints(tmp_path, "a", 9, 0, 10, lambda: checkpoint(state))])
-    assert names(tmp_path) == ["a-1_3.ckpt", "a-1_6.ckpt", "a-1_9.ckpt"]
+    run(state, [current(tmp_path, state, 9, 0, 10)])
+    assert places(tmp_path) == ["1_3", "1_6", "1_9"]
 
 
 def test_a_stopped_run_saves_where_it_stands(tmp_path):
@@ -353,33 +364,33 @@ def test_a_stopped_run_saves_where_it_stands(tmp_path):
             if state.step == 2:
                 state.stop_signal = signal.SIGTERM
 
-    run(state, [Stop(), CurrentCheckpoints(tmp_path, "a", 9, 0, 0, lambda: checkpoint(state))])
-    assert names(tmp_path) == ["a-1_2.ckpt"]
+    run(state, [Stop(), current(tmp_path, state, 9)])
+    assert places(tmp_path) == ["1_2"]
 
 
 def test_a_run_that_is_stopped_after_an_epoch_prints_its_place_and_the_saved_file(tmp_path, capsys):
     start_logging(None, terminal=True)
     state = new_state(epochs=2, steps=1)
-    run(state, [CurrentCheckpoints(tmp_path, "a", 9, 0, 0, lambda: checkpoint(state))], stop_vote=lambda asked: True)
+    run(state, [current(tmp_path, state, 9)], stop_vote=lambda asked: True)
     (line,) = capsys.readouterr().out.splitlines()
     assert "epoch 1 step 1" in line
-    assert str(tmp_path / "a-1_1.ckpt") in line
-    assert names(tmp_path) == ["a-1_1.ckpt"]
+    assert str(tmp_path / f"{ARCH}-1_1.ckpt") in line
+    assert places(tmp_path) == ["1_1"]
 
 
 def test_a_resumed_run_rotates_earlier_files_too_and_first_deletes_later_ones(tmp_path):
-    for name in ("a-1_2", "a-1_4", "a-2_3", "a-10_1"):
-        (tmp_path / f"{name}.ckpt").touch()
+    for name in ("1_2", "1_4", "2_3", "10_1"):
+        (tmp_path / f"{ARCH}-{name}.ckpt").touch()
     state = new_state(epochs=2, steps=4)
     state.epoch, state.step = 1, 0
-    run(state, [CurrentCheckpoints(tmp_path, "a", 3, 2, 0, lambda: checkpoint(state))])
-    assert names(tmp_path) == ["a-1_4.ckpt", "a-2_2.ckpt", "a-2_4.ckpt"]
+    run(state, [current(tmp_path, state, 3, 2)])
+    assert places(tmp_path) == ["1_4", "2_2", "2_4"]
 
 
 def test_a_checkpoint_that_cannot_be_written_is_an_error_and_leaves_the_older_ones(tmp_path):
     """A limit on the size of files acts like a full disk: the write fails in the middle."""
     state = new_state(epochs=3, steps=1)
-    current = CurrentCheckpoints(tmp_path, "a", 1, 0, 0, lambda: checkpoint(state))
+    keep_one = current(tmp_path, state, 1)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
 
     class FillTheDisk(Callback):
@@ -387,12 +398,12 @@ def test_a_checkpoint_that_cannot_be_written_is_an_error_and_leaves_the_older_on
             resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
 
     try:
-        with pytest.raises(UserError, match=r"a-2_1.ckpt cannot be written \(File too large\)"):
-            run(state, [current, FillTheDisk()])
+        with pytest.raises(UserError, match=r"-2_1.ckpt cannot be written \(File too large\)"):
+            run(state, [keep_one, FillTheDisk()])
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert [path.name for path in tmp_path.iterdir()] == ["a-1_1.ckpt"]
-    assert load_checkpoint(tmp_path / "a-1_1.ckpt").weights["head.bias"].tolist() == [1, 1, 1]
+    assert list(tmp_path.iterdir()) == [tmp_path / f"{ARCH}-1_1.ckpt"]
+    assert load_checkpoint(tmp_path / f"{ARCH}-1_1.ckpt").weights["head.bias"].tolist() == [1, 1, 1]
 
 
 def best(folder: Path, state: RunState, keep: int, *prefixes: str) -> BestCheckpoints:
@@ -535,7 +546,8 @@ def events(path: Path) -> list[Event]:
 
 def test_summaries_hold_loss_rate_accuracy_and_images(tmp_path):
     state = new_state(epochs=1, steps=4)
-    summaries = Summaries(tmp_path, 2, images=True)
+    config = Config(summary_loss_collect_freq=2, collect_input_data=True, device_target="CPU")
+    summaries = Summaries(config, tmp_path, nn.Cell())
     run(state, [summaries], losses=lambda epoch, step: float(step))
     (path,) = tmp_path.iterdir()
     assert ".out.events.summary." in path.name

@@ -6,11 +6,14 @@ import io
 import re
 import struct
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
+from mindspore import nn
 from tensorboardX.proto.event_pb2 import Event
 
+from src.config import Config
 from src.tools.callback import ProgressBar
 from src.tools.fine_tuning import TOP1
 from src.tools.summaries import Summaries
@@ -52,6 +55,10 @@ def test_no_bar_is_drawn_without_a_terminal(capsys):
     assert capsys.readouterr().err == ""
 
 
+def curves(folder: Path, every: int) -> Summaries:
+    return Summaries(Config(summary_loss_collect_freq=every, tensorboard=True), folder, nn.Cell())
+
+
 def tensorboard_points(folder) -> dict[tuple[str, int], float]:
     """Return the scalars of the one event file in `folder` by name and step (TFRecord: length, CRC, data, CRC)."""
     (path,) = folder.iterdir()
@@ -67,7 +74,7 @@ def tensorboard_points(folder) -> dict[tuple[str, int], float]:
 
 def test_tensorboard_has_the_curves_of_the_summaries(tmp_path):
     state = new_state(epochs=1, steps=4)
-    run(state, [Summaries(tmp_path, 2, tensorboard=True)], losses=lambda epoch, step: float(step), ema=True)
+    run(state, [curves(tmp_path, 2)], losses=lambda epoch, step: float(step), ema=True)
     points = tensorboard_points(tmp_path / "tensorboard")
     assert points["loss", 2] == 1.0
     assert points["loss", 4] == 3.0
@@ -83,7 +90,7 @@ def test_tensorboard_has_the_curves_of_the_summaries(tmp_path):
 
 def test_step_metrics_appear_in_the_status_and_among_the_curves(tmp_path):
     state = new_state(epochs=1, steps=4, step_metrics=(LOSS, *TOKENS))
-    run_without_evaluation(state, [Summaries(tmp_path, 4, tensorboard=True)])
+    run_without_evaluation(state, [curves(tmp_path, 4)])
     points = tensorboard_points(tmp_path / "tensorboard")
     assert (points["loss", 4], points["token_accuracy", 4], points["codes", 4]) == (4.0, 3.5, 103.0)
     assert {name for name, _ in points} == {"loss", "token_accuracy", "codes", "learning_rate"}

@@ -134,31 +134,17 @@ def build_callbacks(
     callbacks: list[Callback] = [PrintedLines(config.print_loss_every, task.metrics, task.val_images)]
     if ranks.size > 1:
         callbacks.append(SameWeights(ranks, task.network))
-    compiled = step.update if isinstance(step, AccumulatedStep) else step
     if folders is not None:
         write_class_names(folders.checkpoints, task.info.class_names)
         write_class_names(folders.best, task.info.class_names)
         callbacks += [
             ProgressBar(task.ranked_by),
             # First of those that write: after a kill, the others restore their files from this one.
-            CurrentCheckpoints(
-                folders.checkpoints,
-                config.arch,
-                config.ckpt_keep_num,
-                config.ckpt_save_every_step,
-                config.ckpt_save_every_seconds,
-                partial(run_checkpoint, step, task, state, options),
-            ),
+            CurrentCheckpoints(config, folders.checkpoints, partial(run_checkpoint, step, task, state, options)),
             build_best(config, task, step.ema, folders),
             MetricsCsv(folders.logs / "metrics.csv", task.metrics),
             CurvesPicture(folders.logs / "curves.png", task.charts),
-            Summaries(
-                folders.summaries,
-                config.summary_loss_collect_freq,
-                tensorboard=config.tensorboard,
-                images=config.collect_input_data,
-                graph=compiled if config.dump_graph else None,
-            ),
+            Summaries(config, folders.summaries, step.update if isinstance(step, AccumulatedStep) else step),
         ]
     unreadable = task.train_loader.unreadable
     return [*callbacks, UnreadableLines(unreadable, partial(total_over_ranks, ranks))]

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from src.config import Config
 from src.files.atomic_file import link_atomically
 from src.trainer.loop import Callback, RunState
 from src.trainer.task import Batch, Metric
@@ -31,18 +32,12 @@ def current_checkpoints(folder: Path, arch: str) -> dict[Path, tuple[int, int]]:
 class CurrentCheckpoints(Callback):
     """The whole state of the run, written after each epoch and, if asked for, every few steps or seconds.
 
-    Args:
-        folder: place of the files ARCH-EPOCH_STEP.ckpt: epochs begun, and steps done in the last of them.
-        keep: number of files to keep; the oldest is deleted after one more is written.
-        every_steps, every_seconds: 0 writes none between epochs.
-        snapshot: returns the state to write.
+    The files are ARCH-EPOCH_STEP.ckpt in `folder`: epochs begun, and steps done in the last of them. The oldest is
+    deleted after one more than `ckpt_keep_num` is written. `snapshot` returns the state to write.
     """
 
-    def __init__(
-        self, folder: Path, arch: str, keep: int, every_steps: int, every_seconds: int, snapshot: Snapshot
-    ) -> None:
-        self._folder, self._arch, self._keep, self._snapshot = folder, arch, keep, snapshot
-        self._every_steps, self._every_seconds = every_steps, every_seconds
+    def __init__(self, config: Config, folder: Path, snapshot: Snapshot) -> None:
+        self._config, self._folder, self._snapshot = config, folder, snapshot
 
     def on_train_begin(self, state: RunState) -> None:
         """Start the clock, and list the files of an earlier part of this run, so that they are rotated too.
@@ -50,7 +45,7 @@ class CurrentCheckpoints(Callback):
         Files beyond the place of a resumed run are damaged, else it would have resumed there: they are deleted first.
         """
         here = (state.epoch + 1, state.step)
-        places = current_checkpoints(self._folder, self._arch)
+        places = current_checkpoints(self._folder, self._config.arch)
         self._written = sorted(places, key=lambda path: places[path] <= here)
         self._last = time.monotonic()
 
@@ -58,9 +53,8 @@ class CurrentCheckpoints(Callback):
         """Write between epochs if the number of steps or seconds is reached."""
         if state.step == state.steps_per_epoch:
             return  # the end of the epoch writes one, after its evaluation
-        by_steps = self._every_steps and state.iteration % self._every_steps == 0
-        by_time = self._every_seconds and time.monotonic() - self._last >= self._every_seconds
-        if by_steps or by_time:
+        steps, seconds = self._config.ckpt_save_every_step, self._config.ckpt_save_every_seconds
+        if (steps and state.iteration % steps == 0) or (seconds and time.monotonic() - self._last >= seconds):
             self._write(state)
 
     def on_epoch_end(self, state: RunState) -> None:
@@ -76,10 +70,10 @@ class CurrentCheckpoints(Callback):
         logger.info("stopped at epoch %d step %d; saved %s", epoch, step, self._written[-1])
 
     def _write(self, state: RunState) -> None:
-        path = self._folder / f"{self._arch}-{state.epoch + 1}_{state.step}.ckpt"
+        path = self._folder / f"{self._config.arch}-{state.epoch + 1}_{state.step}.ckpt"
         save_checkpoint(path, self._snapshot())
         self._written = [other for other in self._written if other != path] + [path]
-        while len(self._written) > self._keep:
+        while len(self._written) > self._config.ckpt_keep_num:
             self._written.pop(0).unlink(missing_ok=True)
         self._last = time.monotonic()
 

@@ -19,6 +19,7 @@ from mindspore.train.summary import _summary_adapter as adapter
 from mindspore.train.summary.enums import PluginEnum, WriterPluginEnum
 from mindspore.train.summary.writer import SummaryWriter
 
+from src.config import Config
 from src.trainer.ema import METRIC_PREFIX
 from src.trainer.loop import Callback, RunState
 from src.trainer.task import Batch
@@ -31,24 +32,19 @@ FLUSH_SECONDS = 10  # the delay after which TensorBoard sees a point
 class Summaries(Callback):
     """An event file of MindInsight in `folder`.
 
-    It has curves of the objective's values and the learning rate every `every` steps, and of the metrics every epoch.
-    A metric that has the name of a value of the objective is called `validation_NAME`.
-
-    Args:
-        tensorboard: whether to write the curves into `folder`/tensorboard too.
-        images: whether to add the first image of a batch with every point of the steps, as the network sees it.
-        graph: the cell whose compiled graph is added once; None for no graph.
+    It has curves of the objective's values and the learning rate every few steps, and of the metrics every epoch.
+    A metric that has the name of a value of the objective is called `validation_NAME`. If the options ask for them, the
+    file also has images, as the network sees them, and the compiled graph of `step`, and TensorBoard gets the curves.
     """
 
-    def __init__(
-        self, folder: Path, every: int, *, tensorboard: bool = False, images: bool = False, graph: nn.Cell | None = None
-    ) -> None:
-        self._every, self._images, self._graph = every, images, graph
+    def __init__(self, config: Config, folder: Path, step: nn.Cell) -> None:
+        self._every, self._images = config.summary_loss_collect_freq, config.collect_input_data
+        self._graph = step if config.dump_graph else None
         name = adapter.get_event_file_name(PREFIX, SUFFIX, str(int(time.time())))
         self._mindinsight = SummaryWriter(str(folder / name))
-        self._tensorboard = (
-            tensorboardX.SummaryWriter(str(folder / "tensorboard"), flush_secs=FLUSH_SECONDS) if tensorboard else None
-        )
+        self._tensorboard = None
+        if config.tensorboard:
+            self._tensorboard = tensorboardX.SummaryWriter(str(folder / "tensorboard"), flush_secs=FLUSH_SECONDS)
 
     def on_step_end(self, state: RunState, batch: Batch | None) -> None:
         """Write a point if one is due, and the graph after it was compiled."""
