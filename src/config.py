@@ -4,8 +4,6 @@ The command line, the YAML files, `--help`, docs/options.md and the error messag
 MindSpore, which takes seconds, so that `--help` and wrong input are answered at once.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

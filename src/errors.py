@@ -1,7 +1,5 @@
 """Errors that end a script with one line on standard error, and the exit codes of the scripts."""
 
-from __future__ import annotations
-
 import logging
 import sys
 import unicodedata

@@ -1,7 +1,5 @@
 """The BEiT network for image classification (Bao et al. 2022), as its authors and timm build it."""
 
-from __future__ import annotations
-
 import math
 import zlib
 

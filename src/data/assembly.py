@@ -1,7 +1,5 @@
 """The data of a run, from its options. Imports no MindSpore, so the preview of the data runs without it."""
 
-from __future__ import annotations
-
 import dataclasses
 from pathlib import Path
 from typing import TypeVar

@@ -1,7 +1,5 @@
 """From an image file to 8-bit RGB, as Pillow's `convert("RGB")`, and the record of files that cannot be read."""
 
-from __future__ import annotations
-
 import io
 import logging
 import os

@@ -1,7 +1,5 @@
 """Batches of images that worker threads read, decode and prepare: the one path of evaluation and prediction."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass

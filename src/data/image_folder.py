@@ -1,7 +1,5 @@
 """Image folders: one subfolder per class, images at any depth below it."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field

@@ -4,8 +4,6 @@ The content of a batch depends on the seed, the epoch and the step. It depends n
 nor on how a global batch is divided among devices and accumulated micro-batches.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain

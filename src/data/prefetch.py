@@ -4,8 +4,6 @@ Threads, not processes: Pillow and NumPy release the interpreter lock while they
 batch is copied between processes. A batch is a job of many parts (images), so that all workers share one batch.
 """
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import functools

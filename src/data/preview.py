@@ -4,8 +4,6 @@ Draws images of the first training batch as the network receives them (cropped, 
 target classes, and beside each the same image as evaluation prepares it.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Sequence
 from pathlib import Path

@@ -4,8 +4,6 @@ The order of an epoch depends on (seed, epoch), the augmentation of an image on 
 mixing of a batch on (seed, epoch, step). So runs repeat with any number of workers and devices, and resume anywhere.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import numpy as np

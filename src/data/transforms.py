@@ -4,8 +4,6 @@ Pixels equal those of timm's `create_transform`, with which BEiT was fine-tuned.
 results are float32 [3, S, S].
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Comparison of an exported file's logits with its network's, on random images and on images of a folder."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Images of a folder as input of a network, for calibration and comparison."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Building of an ONNX model node by node: constants, operators and float16 casts."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -4,8 +4,6 @@ Text fields are stored unchanged; numbers, lists and flags as JSON. In ONNX Runt
 `session.get_modelmeta().custom_metadata_map`.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 

@@ -1,7 +1,5 @@
 """MINDIR and AIR files: writing by MindSpore's exporter, and loading of MINDIR."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

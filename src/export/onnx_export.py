@@ -1,7 +1,5 @@
 """Export of a BEiT to an ONNX file in a chosen precision; constants of a large model go to a file beside it."""
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass

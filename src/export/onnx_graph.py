@@ -14,8 +14,6 @@ With `half`, multiplications with their weights and the operators between them a
 norms, softmax, pooling and head stay float32, as at the network's AMP level O2.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 

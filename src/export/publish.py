@@ -1,7 +1,5 @@
 """Atomic publication of exported files: written and checked in a hidden folder, then renamed."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import tempfile

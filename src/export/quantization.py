@@ -1,7 +1,5 @@
 """8-bit integer multiplications in an ONNX model, by ONNX Runtime's quantization."""
 
-from __future__ import annotations
-
 import logging
 import tempfile
 from collections.abc import Iterator

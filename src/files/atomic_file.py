@@ -1,7 +1,5 @@
 """Atomic writing of a file: temporary name in the same folder, fsync, check, rename."""
 
-from __future__ import annotations
-
 import os
 import shutil
 from collections.abc import Callable

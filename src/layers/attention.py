@@ -1,7 +1,5 @@
 """Multi-head self-attention with a query bias, a value bias and a relative position bias."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 import mindspore as ms

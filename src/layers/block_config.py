@@ -1,7 +1,5 @@
 """The description that all blocks of a network share."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from src.layers.precision import Precision

@@ -6,8 +6,6 @@ rank and after every interruption. The hash is the finalizer of MurmurHash3 (App
 wrap around on overflow.
 """
 
-from __future__ import annotations
-
 import mindspore as ms
 from mindspore import Tensor, ops
 

@@ -18,8 +18,6 @@ x86-64 machine, BEiT-base at 224 pixels, batch 8, float32. Together these forms 
   single-precision running sum of `ops.L2Loss` has an error of 2e-3 for 28 million elements.
 """
 
-from __future__ import annotations
-
 import math
 
 import mindspore as ms

@@ -1,7 +1,5 @@
 """The identity, which replaces an absent layer norm, drop path or dropout."""
 
-from __future__ import annotations
-
 from mindspore import Tensor, nn
 
 

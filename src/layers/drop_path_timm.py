@@ -1,7 +1,5 @@
 """Stochastic depth (Huang et al. 2016) as in timm, and dropout, both with counter-based random numbers."""
 
-from __future__ import annotations
-
 import math
 
 from mindspore import Tensor, nn, ops

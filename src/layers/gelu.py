@@ -1,7 +1,5 @@
 """GELU (Hendrycks and Gimpel 2016)."""
 
-from __future__ import annotations
-
 import mindspore as ms
 from mindspore import Tensor, nn, ops
 

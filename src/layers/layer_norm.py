@@ -1,7 +1,5 @@
 """Layer normalization in float32 at every AMP level."""
 
-from __future__ import annotations
-
 import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops

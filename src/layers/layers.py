@@ -1,7 +1,5 @@
 """The set of layers that a network is built of."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 

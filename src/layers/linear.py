@@ -1,7 +1,5 @@
 """A fully connected layer whose matrix multiplication may run in another precision than the layers around it."""
 
-from __future__ import annotations
-
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 

@@ -1,7 +1,5 @@
 """The two-layer perceptron of a transformer block."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 from mindspore import Tensor, nn

@@ -1,7 +1,5 @@
 """From pixels to patch tokens."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import ClassVar

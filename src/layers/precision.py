@@ -1,7 +1,5 @@
 """Mixed precision: the number types of an AMP level, given to every layer when it is built."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import mindspore as ms

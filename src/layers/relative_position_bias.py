@@ -1,7 +1,5 @@
 """Relative position bias (section 2.2 of the BEiT paper, after Raffel et al. 2020): one table row per offset."""
 
-from __future__ import annotations
-
 import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops

@@ -1,7 +1,5 @@
 """One transformer block of BEiT: attention and perceptron, each with layer scale and drop path."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 import mindspore as ms

@@ -1,7 +1,5 @@
 """The description of a network: architecture, input size, classes and the options that decide its parameters."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 

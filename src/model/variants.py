@@ -1,7 +1,5 @@
 """The BEiT variants, a row each. Imports no MindSpore: the command line needs the names before it needs a network."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from src.errors import UserError

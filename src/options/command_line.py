@@ -1,7 +1,5 @@
 """The command line of a script: defaults, then a YAML file, then options given as `--name value`."""
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """YAML files of options: finding, reading and writing them."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from pathlib import Path

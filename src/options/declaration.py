@@ -1,7 +1,5 @@
 """Declarations of options: a dataclass field that carries its help text, group and limits, and reads its value."""
 
-from __future__ import annotations
-
 import dataclasses
 import difflib
 import math

@@ -1,7 +1,5 @@
 """A sheet of many small pictures, each with lines of text below it."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple

@@ -3,8 +3,6 @@
 All paths are held in memory: 1.3 million paths of 50 letters take 155 MB, and 6 s to find and sort.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from pathlib import Path

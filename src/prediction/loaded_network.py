@@ -1,7 +1,5 @@
 """A network loaded from a file, whichever program runs it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 

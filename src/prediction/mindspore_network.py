@@ -1,7 +1,5 @@
 """Checkpoints and exported MINDIR files, run by MindSpore."""
 
-from __future__ import annotations
-
 from functools import partial
 from pathlib import Path
 

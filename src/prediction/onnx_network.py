@@ -1,7 +1,5 @@
 """Exported ONNX files, run by ONNX Runtime. Imports no MindSpore: a machine that only predicts does not need it."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The pictures of a prediction: a sheet of thumbnails, and the attention over one image."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from itertools import compress, count
 

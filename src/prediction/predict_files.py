@@ -1,7 +1,5 @@
 """Results of many predictions: each goes to the journal and to the terminal at once."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The file of predictions, in the format of its suffix, written record by record."""
 
-from __future__ import annotations
-
 import codecs
 import csv
 from collections.abc import Callable, Iterable

@@ -1,7 +1,5 @@
 """The prediction for every image of a folder, and the scores per class that follow from it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple

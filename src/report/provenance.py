@@ -1,7 +1,5 @@
 """The origin of a result: versions of programs, the machine, and the commit of this project."""
 
-from __future__ import annotations
-
 import os
 import platform
 import subprocess

@@ -1,7 +1,5 @@
 """The report on a checkpoint: evaluate its network image by image, and write report.md and the files it refers to."""
 
-from __future__ import annotations
-
 import csv
 import io
 from collections.abc import Iterable, Mapping, Sequence

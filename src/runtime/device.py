@@ -1,7 +1,5 @@
 """Selection of the device and of graph or pynative mode."""
 
-from __future__ import annotations
-
 import mindspore
 
 from src.errors import UserError

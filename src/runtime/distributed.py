@@ -5,8 +5,6 @@ one more process, a scheduler, whose address all ranks know. src/runtime/launche
 a free port, while mpirun runs, and passes the address to all ranks in `MS_SCHED_HOST` and `MS_SCHED_PORT`.
 """
 
-from __future__ import annotations
-
 import os
 from collections import deque
 from collections.abc import Mapping

@@ -4,8 +4,6 @@ MindSpore loads the backend only if `$CUDA_HOME/bin/nvcc` reports a CUDA version
 silently if a library is missing. This check runs before MindSpore is imported and reports everything in one line.
 """
 
-from __future__ import annotations
-
 import ctypes
 import importlib.util
 import os

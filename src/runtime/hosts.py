@@ -1,7 +1,5 @@
 """The machines of a run: hostfile, number of ranks, devices, and the address where the ranks meet."""
 
-from __future__ import annotations
-
 import contextlib
 import re
 import socket

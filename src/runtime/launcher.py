@@ -6,8 +6,6 @@ host and ends all ranks when one fails, and MindSpore's scheduler, through which
 names the rank that failed first, and leaves no process behind.
 """
 
-from __future__ import annotations
-
 import contextlib
 import math
 import os

@@ -4,8 +4,6 @@ mpirun starts this file once per rank, and this file starts the rank's command. 
 report that itself; its parent can. The parent takes 0.1 s of CPU time and 13 MB: it imports no other module of src.
 """
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import logging

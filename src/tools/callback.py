@@ -1,7 +1,5 @@
 """What a run prints and records after steps and epochs: progress lines, a live bar, metrics.csv and curves.png."""
 
-from __future__ import annotations
-
 import csv
 import io
 import logging

@@ -1,7 +1,5 @@
 """The parameters of a cell: their values, their checksum, and restoring them from stored arrays."""
 
-from __future__ import annotations
-
 import zlib
 from collections.abc import Mapping
 from pathlib import Path

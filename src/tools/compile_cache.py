@@ -1,7 +1,5 @@
 """Compiled training graphs kept on disk, so that the same run starts in seconds the next time."""
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import json

@@ -1,7 +1,5 @@
 """The objective of fine-tuning: cross entropy against a distribution over the classes."""
 
-from __future__ import annotations
-
 import mindspore as ms
 from mindspore import Tensor, nn, ops
 

@@ -1,7 +1,5 @@
 """Try out a run: two steps of training and a batch of evaluation, timed, and the time and memory of the whole run."""
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import resource

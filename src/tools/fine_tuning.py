@@ -1,7 +1,5 @@
 """The task of fine-tuning: classify the images of labeled folders. The trainer knows nothing of classification."""
 
-from __future__ import annotations
-
 import logging
 
 from src.config import Config

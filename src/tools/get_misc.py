@@ -1,7 +1,5 @@
 """Assembly of a run from its options: device and ranks, optimizer, training step, feed and callbacks."""
 
-from __future__ import annotations
-
 import logging
 import os
 from collections.abc import Mapping

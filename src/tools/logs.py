@@ -1,7 +1,5 @@
 """Logging: the first rank prints the lines of a run, and every rank writes them into a file."""
 
-from __future__ import annotations
-
 import logging
 import sys
 from pathlib import Path

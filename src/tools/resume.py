@@ -1,7 +1,5 @@
 """Resuming a run: which checkpoint, whether it fits the options, and the state that checkpoints store for it."""
 
-from __future__ import annotations
-
 import dataclasses
 import logging
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """The folders of a run: created, locked, and checked for write access and space before training begins."""
 
-from __future__ import annotations
-
 import fcntl
 import shutil
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """Checks that all ranks of a run have the same weights: before the first step, and after each epoch."""
 
-from __future__ import annotations
-
 import json
 import logging
 import zlib

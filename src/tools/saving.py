@@ -1,7 +1,5 @@
 """The checkpoints that a run writes: when, under which names, and which of them it keeps."""
 
-from __future__ import annotations
-
 import logging
 import re
 import time

@@ -4,8 +4,6 @@ Every schedule begins with the same linear warm-up and counts its own steps from
 there. Imports no MindSpore.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from src.config import Config

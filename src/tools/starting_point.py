@@ -1,7 +1,5 @@
 """The start of a run: initial weights, the weights of a checkpoint, or its whole state."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Mapping
 from dataclasses import replace

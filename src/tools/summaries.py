@@ -4,8 +4,6 @@
 half of a small machine. This module calls the packing and the file writer below it directly; the files are the same.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Mapping
 from pathlib import Path

@@ -3,8 +3,6 @@
 The network is compiled once, whatever the number of micro-batches.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 

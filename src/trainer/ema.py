@@ -1,7 +1,5 @@
 """An exponential moving average of the weights, evaluated and saved beside them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 

@@ -1,7 +1,5 @@
 """How micro-batches reach the device: from the host step by step, or through the device's own queue (sink mode)."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 

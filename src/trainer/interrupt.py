@@ -1,7 +1,5 @@
 """Ending a run between two steps after a signal."""
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import os

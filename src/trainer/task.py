@@ -1,7 +1,5 @@
 """A training task: the data, network, objective and metrics that the trainer needs. It knows no task by name."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol

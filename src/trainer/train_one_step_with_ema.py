@@ -1,7 +1,5 @@
 """The training step with a moving average of the weights in the same graph."""
 
-from __future__ import annotations
-
 import numpy as np
 from mindspore import nn
 

@@ -3,8 +3,6 @@
 The step runs on the device without a branch, so the host never waits for one step before it starts the next.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any

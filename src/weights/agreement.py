@@ -1,7 +1,5 @@
 """Agreement between the options of a run and the information that a checkpoint stores. Imports no MindSpore."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Conversion of arrays from weight files to finite float32 weights."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 

@@ -7,8 +7,6 @@ names, the averaged weights as `ema.<name>` and the optimizer's state as `optimi
 because `mindspore.ckpt_to_safetensors` fails on MindSpore's text entries, and metadata in a `.safetensors` file.
 """
 
-from __future__ import annotations
-
 import json
 import zlib
 from collections.abc import Iterator, Mapping

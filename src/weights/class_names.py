@@ -1,7 +1,5 @@
 """Class names from a text file, one per line."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from src.errors import UserError

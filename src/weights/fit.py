@@ -1,7 +1,5 @@
 """Weights of a checkpoint fitted to a network for fine-tuning, as the authors' script does."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Weights as files for timm, transformers and the authors' code, each loadable there with `strict=True`."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO

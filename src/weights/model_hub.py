@@ -4,8 +4,6 @@ timm's `config.json` holds `pretrained_cfg`; transformers' holds `id2label`, `hi
 `preprocessor_config.json` the preparation of images.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import math

@@ -4,8 +4,6 @@ Sources: unilm `beit/modeling_finetune.py`, `modeling_pretrain.py` of beit and b
 transformers `models/beit/modeling_beit.py`.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass

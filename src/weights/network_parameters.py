@@ -1,7 +1,5 @@
 """Shapes and values of the parameters of a MindSpore network."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import numpy as np

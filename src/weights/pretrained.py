@@ -1,7 +1,5 @@
 """Checkpoints of every format that BEiT is published in, read as checkpoints of this project."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Rebuild the network of a checkpoint, with its weights."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 

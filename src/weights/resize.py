@@ -1,7 +1,5 @@
 """Position tables resized to another image size, as in the authors' `run_class_finetuning.py`."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -4,8 +4,6 @@ The package parses and checks the header. The arrays are read here: the package'
 its memory map would keep the file in memory beside the arrays (twice the file's size).
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path

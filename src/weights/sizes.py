@@ -1,7 +1,5 @@
 """Sizes and options of a network, derived from the names and shapes of its weights."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """The state dict inside a PyTorch file: training scripts wrap it in dicts, each in its own way."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

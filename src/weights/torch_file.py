@@ -4,8 +4,6 @@ The file is an uncompressed zip archive: `<top>/data.pkl` is the pickle of the o
 storage, and `<top>/byteorder` its byte order.
 """
 
-from __future__ import annotations
-
 import math
 import zipfile
 from collections.abc import Callable, Iterator

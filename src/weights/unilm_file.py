@@ -1,7 +1,5 @@
 """Writer of `.pth` files for the authors' training code, whose only way to load weights is `torch.load`."""
 
-from __future__ import annotations
-
 import math
 import re
 import zipfile

@@ -4,8 +4,6 @@ Random numbers are drawn from the generator argument in timm's order (whether to
 same numbers give the same pixels.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ Pixels equal those of timm's `data/auto_augment.py` on Pillow images of mode RGB
 if a policy's `mmax` allows it. The functions are deterministic: the caller draws level and sign.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import NamedTuple
 

@@ -4,8 +4,6 @@ A string is the name of a policy and fields, separated by dashes; a field is a k
 grammar and the tables are those of timm 1.0's `data/auto_augment.py`, but fields that timm ignores are errors here.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Callable, Mapping

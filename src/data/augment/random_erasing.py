@@ -1,7 +1,5 @@
 """Random erasing (arXiv 1708.04896) of normalized images, as in timm's `data/random_erasing.py`."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 
