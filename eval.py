@@ -6,7 +6,9 @@ import sys
 from pathlib import Path
 
 from src.config import EvalConfig, parse_args
-from src.data import assembly as data
+from src.data.assembly import read_validation_images
+from src.data.imagenet import EvalLoader
+from src.data.transforms import eval_transform
 from src.runtime.gpu_libraries import require_gpu
 from src.runtime.rank import run_script
 
@@ -15,12 +17,13 @@ def main() -> None:
     """Print the loss and the accuracies, in percent, over the validation images."""
     config: EvalConfig = parse_args(sys.argv[1:], "eval")
     require_gpu(config.device_target)
-    images = data.read_validation_images(config)
+    images = read_validation_images(config)
 
     # MindSpore takes seconds to import: --help, a wrong option and a wrong folder answer before that
+    from src.evaluation.classification import evaluate_network
     from src.report.report import report_on
     from src.runtime.distributed import wait_for_all
-    from src.tools.fine_tuning import check_labels, evaluate_network
+    from src.tools.fine_tuning import check_labels
     from src.tools.get_misc import start
     from src.tools.starting_point import read_checkpoint
     from src.weights.rebuild import rebuild_network
@@ -30,7 +33,8 @@ def main() -> None:
     ranks = start(config)
     path = Path(str(config.pretrained))
     network = rebuild_network(info, checkpoint.weights, path, config.amp_level)
-    loader = data.build_eval_loader(config, info, images, ranks.rank, ranks.size)
+    transform = eval_transform(info)
+    loader = EvalLoader(images, transform, config.batch_size, config.num_parallel_workers, ranks.rank, ranks.size)
     if config.report is None:
         result = evaluate_network(network, loader, ranks)
     else:

@@ -52,7 +52,7 @@ def predict(config: InferConfig, images: list[str], journal: Journal) -> None:
     from src.data.image_batches import as_image
     from src.files.png_file import save_png
     from src.prediction.pictures import attention_picture, contact_sheet
-    from src.prediction.predict_files import Details, predict_files, print_unreadable
+    from src.prediction.predict_files import Details, print_unreadable, record_predictions
     from src.prediction.predictor import Predictor
 
     predictor = Predictor.from_file(
@@ -73,7 +73,8 @@ def predict(config: InferConfig, images: list[str], journal: Journal) -> None:
     # predictions.json of the model zoo: class numbers only, unless an option asks for more
     plain = output.suffix.lower() == ".json" and not (config.topk or config.probabilities or config.class_names)
     details = Details(config.topk, config.probabilities, labels=() if plain else names)
-    predict_files(predictor, images, journal, details, quiet=config.quiet)
+    results = predictor.predict(journal.remaining(images))
+    record_predictions(results, journal, len(images), details, quiet=config.quiet)
     write_predictions(output, journal.records(), probabilities=config.probabilities)
     if config.contact_sheet is not None:
         save_png(contact_sheet(journal.records, names), Path(config.contact_sheet))

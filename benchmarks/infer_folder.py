@@ -25,7 +25,7 @@ from src.data.image_batches import image_batches, preparation_of
 from src.prediction.find_images import find_images
 from src.prediction.journal import Journal
 from src.prediction.onnx_network import load_onnx
-from src.prediction.predict_files import Details, predict_files
+from src.prediction.predict_files import Details, record_predictions
 from src.prediction.predictions_file import write_predictions
 from src.prediction.predictor import Predictor
 
@@ -102,7 +102,7 @@ def run_all(run: Callable[[np.ndarray], np.ndarray], batches: list[np.ndarray]) 
 def predict_folder(predictor: Predictor, folder: Path) -> None:
     images = find_images(folder)
     with tempfile.TemporaryDirectory() as place, Journal(Path(place) / "p.json", {}, resume=False) as journal:
-        predict_files(predictor, images, journal, Details(), quiet=True)
+        record_predictions(predictor.predict(images), journal, len(images), Details(), quiet=True)
         write_predictions(Path(place) / "p.json", journal.records(), probabilities=False)
 
 

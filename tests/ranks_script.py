@@ -13,6 +13,7 @@ import mindspore
 import numpy as np
 from mindspore import Tensor, nn
 
+from src.config import Config
 from src.evaluation.classification import Counts
 from src.runtime.distributed import StopVote, first_difference, join, launched_ranks, total_over_ranks, wait_for_all
 from src.runtime.rank import run_script
@@ -44,7 +45,7 @@ def main() -> None:
     network = Linear()
     parameters = network.trainable_params()
     groups = parameter_groups(((p.name, p.shape) for p in parameters), weight_decay=0.0, layer_decay=1.0, depth=1)
-    optimizer = create_optimizer("adamw", parameters, groups, beta=(0.9, 0.999), eps=1e-8, momentum=0.9)
+    optimizer = create_optimizer(Config(), parameters, groups)
     step = TrainOneStepWithScaleAndClipGlobalNorm(
         Classification(network, SoftTargetCrossEntropy()), optimizer, np.full(9, 0.1), StepOptions(ranks=2)
     )

@@ -14,7 +14,7 @@ import pytest
 from mindspore import Tensor
 
 from src.config import Config
-from src.tools.compile_cache import cache_key, cached_step, compile_cache
+from src.tools.compile_cache import cache_key, cached_step
 from src.tools.criterion import Classification, SoftTargetCrossEntropy
 from src.tools.optimizer import create_optimizer, parameter_groups
 from src.trainer.train_one_step_with_scale_and_clip_global_norm import (
@@ -64,8 +64,14 @@ def test_a_run_that_resumes_has_the_same_key(changes):
 def test_the_environment_is_restored(tmp_path, monkeypatch):
     monkeypatch.setenv("MS_COMPILER_CACHE_PATH", "mine")
     monkeypatch.delenv("MS_COMPILER_CACHE_ENABLE", raising=False)
-    with compile_cache(tmp_path):
+
+    def step():
         assert os.environ["MS_COMPILER_CACHE_ENABLE"] == "1"
+        assert os.environ["MS_COMPILER_CACHE_PATH"].startswith(str(tmp_path))
+        raise RuntimeError("out of memory")
+
+    with pytest.raises(RuntimeError, match="out of memory"):
+        cached_step(step, dataclasses.replace(RUN, compile_cache=str(tmp_path)), 100, 1)()
     assert os.environ["MS_COMPILER_CACHE_PATH"] == "mine"
     assert "MS_COMPILER_CACHE_ENABLE" not in os.environ
 
@@ -79,7 +85,7 @@ def losses(folder: str) -> list[float]:
     groups = parameter_groups(((p.name, p.shape) for p in weights), weight_decay=0.1, layer_decay=0.9, depth=2)
     step = TrainOneStepWithScaleAndClipGlobalNorm(
         Classification(network, SoftTargetCrossEntropy()),
-        create_optimizer("adamw", weights, groups, beta=(0.9, 0.999), eps=1e-8, momentum=0.9),
+        create_optimizer(RUN, weights, groups),
         np.full(9, 1e-2),
         StepOptions(clip_grad_norm=1.0),
     )

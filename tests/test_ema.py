@@ -8,6 +8,7 @@ import pytest
 from mindspore import Parameter, Tensor, nn
 from mindspore import dtype as mstype
 
+from src.config import Config
 from src.tools.criterion import Classification
 from src.tools.optimizer import ParameterGroup, create_optimizer
 from src.trainer.ema import WeightEMA, evaluate_with_average
@@ -46,9 +47,7 @@ def mode(request):
 
 def make_step(network, decay: float) -> TrainOneStepWithEMA:
     groups = {"weight": ParameterGroup(1.0, 0.0)}
-    optimizer = create_optimizer(
-        "momentum", network.trainable_params(), groups, beta=(0.9, 0.999), eps=1e-8, momentum=0.0
-    )
+    optimizer = create_optimizer(Config(optimizer="momentum", momentum=0.0), network.trainable_params(), groups)
     return TrainOneStepWithEMA(Classification(network, Total()), optimizer, np.ones(10), decay)
 
 

@@ -24,7 +24,7 @@ from mindspore.train.summary_pb2 import Event
 
 from src.data.imagenet import TrainBatch
 from src.errors import UserError
-from src.tools.callback import EvaluationLines, MetricsCsv, ProgressLines
+from src.tools.callback import MetricsCsv, PrintedLines
 from src.tools.fine_tuning import TOP1, TOP5
 from src.tools.logs import start_logging
 from src.tools.saving import BestCheckpoints, CurrentCheckpoints, LastCheckpoint
@@ -247,7 +247,7 @@ def test_step_metrics_are_printed_and_recorded_beside_the_loss(tmp_path, capsys)
     start_logging(None, terminal=True)
     state = new_state(epochs=1, steps=3, step_metrics=(LOSS, *TOKENS))
     table = MetricsCsv(tmp_path / "metrics.csv", ())
-    run_without_evaluation(state, [ProgressLines(3), EvaluationLines((), 0), table])
+    run_without_evaluation(state, [PrintedLines(3), table])
     (line,) = capsys.readouterr().out.splitlines()
     assert line.startswith("epoch 1/1 step 3/3 loss 2.0000 token accuracy 1.500 codes 101 lr 1.000e-04 ")
     (row,) = csv.DictReader((tmp_path / "metrics.csv").open())
@@ -259,7 +259,7 @@ def test_progress_lines_have_epoch_step_loss_rate_speed_and_time_left(capsys):
     start_logging(None, terminal=True)
     run(
         new_state(epochs=1, steps=5),
-        [ProgressLines(2), EvaluationLines(METRICS, 10)],
+        [PrintedLines(2, METRICS, 10)],
         losses=lambda epoch, step: float(step),
     )
     lines = capsys.readouterr().out.splitlines()
@@ -274,8 +274,8 @@ def test_progress_lines_have_epoch_step_loss_rate_speed_and_time_left(capsys):
 
 def test_the_log_file_holds_the_same_lines_with_date_and_time(tmp_path):
     start_logging(tmp_path / "rank_0.log", terminal=False)
-    run(new_state(epochs=1, steps=1), [EvaluationLines(METRICS, 10)])
-    (line,) = (tmp_path / "rank_0.log").read_text().splitlines()
+    run(new_state(epochs=1, steps=1), [PrintedLines(9, METRICS, 10)])
+    _, line = (tmp_path / "rank_0.log").read_text().splitlines()
     assert line[:2] == "20"
     assert line[20:] == "epoch 1/1 evaluation: loss 0.5000 top-1 50.00 top-5 90.00 (10 images)"
     logging.getLogger("beit").handlers.clear()

@@ -10,7 +10,7 @@ import pytest
 from mindspore import Parameter, Tensor
 from mindspore import dtype as mstype
 
-from src.config import parse_args
+from src.config import Config, parse_args
 from src.errors import UserError
 from src.tools.optimizer import ParameterGroup, create_optimizer, parameter_groups
 from tests.golden import recipe_inputs as inputs
@@ -35,10 +35,8 @@ def mode(request):
 def make(name: str, values: dict[str, np.ndarray], dtype=mstype.float32):
     parameters = [Parameter(Tensor(value, dtype), name=key) for key, value in values.items()]
     groups = {key: ParameterGroup(*inputs.OPTIMIZER_GROUPS[key]) for key in values}
-    optimizer = create_optimizer(
-        name, parameters, groups, beta=inputs.BETA, eps=inputs.OPTIMIZER_EPS, momentum=inputs.MOMENTUM
-    )
-    return parameters, optimizer
+    config = Config(optimizer=name, beta=inputs.BETA, eps=inputs.OPTIMIZER_EPS, momentum=inputs.MOMENTUM)
+    return parameters, create_optimizer(config, parameters, groups)
 
 
 def step(optimizer, gradient: dict[str, np.ndarray], rate: float, applied: bool = True) -> None:

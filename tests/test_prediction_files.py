@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from src.errors import RunError, UserError
 from src.prediction.find_images import find_images
 from src.prediction.journal import Journal, Record
-from src.prediction.predict_files import Details, line_of, predict_files, print_unreadable, record_of
+from src.prediction.predict_files import Details, line_of, print_unreadable, record_of, record_predictions
 from src.prediction.predictions_file import FORMATS, prepare_output, shown, write_predictions
 from src.prediction.predictor import Prediction, Unreadable
 
@@ -106,7 +106,7 @@ class Echo:
 def predict(paths, output: Path, *, resume: bool = False, topk: int | None = None) -> int:
     """Predict `paths` by an `Echo` and return the number of unreadable ones."""
     with Journal(output, RUN, resume=resume) as journal:
-        predict_files(Echo(), paths, journal, Details(topk), quiet=True)
+        record_predictions(Echo().predict(journal.remaining(paths)), journal, len(paths), Details(topk), quiet=True)
         write_predictions(output, journal.records(), probabilities=False)
         unreadable = print_unreadable(journal.records())
         journal.remove()
@@ -141,7 +141,7 @@ def test_the_journal_holds_every_result_at_once_and_is_removed_at_the_end(tmp_pa
 
     paths = ["1_a", "x", "2_c", "3_d"]
     with pytest.raises(KeyboardInterrupt), Journal(output, RUN, resume=False) as journal:
-        predict_files(Interrupted(), paths, journal, Details(topk=2), quiet=True)
+        record_predictions(Interrupted().predict(paths), journal, len(paths), Details(topk=2), quiet=True)
     # e^5 / (e^5 + 3) = 0.980187
     top = [{"class": 1, "probability": 0.980187}, {"class": 0, "probability": 0.00660445}]
     assert [json.loads(line) for line in lines] == [

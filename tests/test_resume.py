@@ -277,7 +277,7 @@ def test_a_checkpoint_of_an_earlier_version_resumes():
     )
     step = TrainOneStepWithEMA(
         Classification(network, SoftTargetCrossEntropy()),
-        create_optimizer("adamw", weights, groups, beta=(0.9, 0.999), eps=1e-8, momentum=0.9),
+        create_optimizer(Config(), weights, groups),
         recipe.LEARNING_RATES,
         recipe.EMA_DECAY,
         StepOptions(LossScaling(), recipe.CLIP_GRAD_NORM, square_sum=network.layers.square_sum),

@@ -87,9 +87,8 @@ def simple_step(
     network, criterion, *, optimizer="momentum", momentum=0.0, learning_rates=RATES, scaling=FIXED, **options
 ):
     groups = {p.name: ParameterGroup(1.0, 0.0) for p in network.trainable_params()}
-    made = create_optimizer(
-        optimizer, network.trainable_params(), groups, beta=(0.9, 0.999), eps=1e-8, momentum=momentum
-    )
+    config = Config(optimizer=optimizer, momentum=momentum)
+    made = create_optimizer(config, network.trainable_params(), groups)
     return TrainOneStepWithScaleAndClipGlobalNorm(
         Classification(network, criterion), made, learning_rates, StepOptions(scaling, **options)
     )
@@ -126,10 +125,12 @@ def beit_step(amp_level="O0", scaling=GROWING, layers=CPU):
         warmup_lr=inputs.WARMUP_LR,
         warmup_length=inputs.WARMUP_EPOCHS,
         epochs=inputs.EPOCHS,
+        beta=inputs.BETA,
+        eps=inputs.EPS,
     )
     step = TrainOneStepWithEMA(
         Classification(network, SoftTargetCrossEntropy()),
-        create_optimizer("adamw", weights, groups, beta=inputs.BETA, eps=inputs.EPS, momentum=0.9),
+        create_optimizer(config, weights, groups),
         learning_rates(config, inputs.STEPS_PER_EPOCH),
         inputs.EMA_DECAY,
         StepOptions(scaling, inputs.CLIP_GRAD_NORM, square_sum=network.layers.square_sum),
@@ -392,7 +393,7 @@ def test_graphs_of_as_many_parameters_as_beit_has_compile():
         layer_decay=float(layer_decay),
         depth=int(depth),
     )
-    optimizer = create_optimizer("adamw", weights, groups, beta=(0.9, 0.999), eps=1e-8, momentum=0.0)
+    optimizer = create_optimizer(Config(), weights, groups)
     step = TrainOneStepWithEMA(
         Classification(network, Total()), optimizer, np.full(1, 0.1), 0.5, StepOptions(accumulation_steps=2)
     )
@@ -429,7 +430,7 @@ class WithMetrics(Objective):
 def test_metrics_of_the_objective_are_averaged_over_micro_batches_and_have_no_gradient(accumulation_steps):
     network = Product()
     groups = {"weight": ParameterGroup(1.0, 0.0)}
-    optimizer = create_optimizer("momentum", network.trainable_params(), groups, beta=(0, 0), eps=1.0, momentum=0.0)
+    optimizer = create_optimizer(Config(optimizer="momentum", momentum=0.0), network.trainable_params(), groups)
     options = StepOptions(FIXED, accumulation_steps=accumulation_steps)
     step = TrainOneStepWithScaleAndClipGlobalNorm(WithMetrics(network), optimizer, np.ones(9), options)
     if accumulation_steps > 1:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import astuple, dataclass
+from itertools import islice
 
 import numpy as np
-from mindspore import Tensor
+from mindspore import Tensor, nn
 
-from src.data.imagenet import EvalBatch
+from src.data.imagenet import EvalBatch, EvalLoader
 from src.runtime.distributed import Ranks, gather
 
 
@@ -62,6 +63,21 @@ class Counts:
             raise ValueError("no image was evaluated")
         percent = 100.0 / self.images
         return EvalResult(self.loss / self.images, self.top1 * percent, self.top5 * percent, self.images)
+
+
+def evaluate_network(
+    network: nn.Cell,
+    loader: EvalLoader,
+    ranks: Ranks = Ranks(),  # noqa: B008 (frozen)
+    batches: int | None = None,
+) -> EvalResult:
+    """Evaluate the network with its present weights over all ranks, or over the first `batches` of each rank."""
+    training = network.training
+    network.set_train(False)
+    try:
+        return evaluate(network, islice(loader, batches), ranks)
+    finally:
+        network.set_train(training)
 
 
 def evaluate(

@@ -1,9 +1,9 @@
-"""Prediction of many files: each result goes to the journal and to the terminal at once."""
+"""Results of many predictions: each goes to the journal and to the terminal at once."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +12,7 @@ from tqdm import tqdm
 from src.errors import RunError
 from src.prediction.journal import Journal, Record
 from src.prediction.predictions_file import shown
-from src.prediction.predictor import Prediction, Predictor, Unreadable
+from src.prediction.predictor import Prediction, Unreadable
 
 DIGITS = 6  # significant digits of a probability: float32 logits hold no more
 
@@ -26,18 +26,17 @@ class Details:
     labels: tuple[str, ...] = ()
 
 
-def predict_files(
-    predictor: Predictor, images: Sequence[str], journal: Journal, details: Details, *, quiet: bool
+def record_predictions(
+    results: Iterable[Prediction | Unreadable], journal: Journal, total: int, details: Details, *, quiet: bool
 ) -> None:
-    """Predict the `images` that are not in the journal yet, and append them to it.
+    """Append the `results` to the journal, which holds those of `total` images in the end.
 
     Prints one line per image and, on a terminal, a bar with images/s and the remaining time, unless `quiet`. Raises
     `RunError` if the logits are not finite or the journal cannot be written.
     """
     hidden = quiet or not sys.stderr.isatty()
-    remaining = journal.remaining(images)
-    with tqdm(total=len(images), initial=len(journal), unit=" images", leave=False, disable=hidden) as bar:
-        for result in predictor.predict(remaining):
+    with tqdm(total=total, initial=len(journal), unit=" images", leave=False, disable=hidden) as bar:
+        for result in results:
             record = record_of(result, details)
             journal.append(record)
             if "class" in record and not quiet:

@@ -8,6 +8,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -25,11 +26,14 @@ from src.trainer.task import Batch, Charts, Metric
 logger = logging.getLogger("beit")
 
 
-class ProgressLines(Callback):
-    """A line every `every` steps: loss and step metrics since the last line, learning rate, images/s, time left."""
+class PrintedLines(Callback):
+    """A line every `every` steps, and lines with the `metrics` over `images` images after each epoch.
 
-    def __init__(self, every: int) -> None:
-        self._every = every
+    A line has loss and step metrics since the previous line, learning rate, images/s and time left.
+    """
+
+    def __init__(self, every: int, metrics: Sequence[Metric] = (), images: int = 0) -> None:
+        self._every, self._metrics, self._images = every, metrics, images
 
     def on_epoch_begin(self, state: RunState) -> None:
         self._mark(state)
@@ -38,19 +42,26 @@ class ProgressLines(Callback):
         """Print a line if one is due, and after the last step of an epoch."""
         if state.step % self._every and state.step != state.steps_per_epoch:
             return
-        meter = state.meter
+        meter, before = state.meter, self._before
         meter.drain()
-        steps, finite, skipped = meter.steps - self._steps, meter.finite - self._finite, meter.skipped - self._skipped
-        means = (meter.sums - self._sums) / finite if finite else np.full(len(state.step_metrics), np.nan)
+        steps, skipped = meter.steps - before.steps, meter.skipped - before.skipped
+        finite = meter.finite - before.finite
+        means = (meter.sums - before.sums) / finite if finite else np.full(len(state.step_metrics), np.nan)
         text = progress(state, means, (time.perf_counter() - self._since) / steps)
         overflows = f" ({skipped} of {steps} steps skipped: overflow)" if skipped else ""
         logger.info(f"{state.epoch_text} step {state.step}/{state.steps_per_epoch} {text}{overflows}")
         self._mark(state)
 
+    def on_epoch_end(self, state: RunState) -> None:
+        """Print the results of the evaluation, and those of the averaged weights."""
+        for prefix, kind in (("", ""), (METRIC_PREFIX, "EMA ")):
+            values = [state.metrics[prefix + m.name] for m in self._metrics if prefix + m.name in state.metrics]
+            if values:
+                text = _texts(self._metrics, values)
+                logger.info(f"{state.epoch_text} {kind}evaluation: {text} ({self._images} images)")
+
     def _mark(self, state: RunState) -> None:
-        meter = state.meter
-        self._since = time.perf_counter()
-        self._steps, self._finite, self._skipped, self._sums = meter.steps, meter.finite, meter.skipped, meter.sums
+        self._since, self._before = time.perf_counter(), replace(state.meter)
 
 
 class ProgressBar(Callback):
@@ -102,26 +113,10 @@ def progress(state: RunState, means: np.ndarray, seconds_per_step: float) -> str
     return f"{_texts(state.step_metrics, means)} lr {state.learning_rate:.3e} {speed:.1f} images/s left {left}"
 
 
-class EvaluationLines(Callback):
-    """A line with `metrics` over `images` images after each epoch, and one for the averaged weights."""
-
-    def __init__(self, metrics: Sequence[Metric], images: int) -> None:
-        self._metrics, self._images = metrics, images
-
-    def on_epoch_end(self, state: RunState) -> None:
-        for prefix, kind in (("", ""), (METRIC_PREFIX, "EMA ")):
-            values = [state.metrics[prefix + m.name] for m in self._metrics if prefix + m.name in state.metrics]
-            if values:
-                text = _texts(self._metrics, values)
-                logger.info(f"{state.epoch_text} {kind}evaluation: {text} ({self._images} images)")
-
-
 class UnreadableLines(Callback):
     """A line after an epoch with unreadable images. Add it on every rank, as the last callback.
 
-    Args:
-        unreadable: the images that this rank's loader could not read.
-        total: sums a number over all ranks, which call it together.
+    `total` sums a number over all ranks, which call it together.
     """
 
     def __init__(self, unreadable: UnreadableImages, total: Callable[[int], int]) -> None:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import mindspore
@@ -21,36 +19,27 @@ NOT_IN_THE_GRAPH = frozenset({"resume", "pretrained", "start_epoch", "exclude_ep
 SOURCES = Path(__file__).resolve().parents[1]
 
 
-@contextlib.contextmanager
-def compile_cache(folder: Path) -> Iterator[None]:
-    """Within the block, MindSpore reads compiled graphs from `folder` and writes new ones there.
+def cached_step(step: Step, config: Config, steps: int, ranks: int) -> Step:
+    """Return `step` with its graphs in the folder of the option `compile_cache`, or as it is without that option.
 
     MindSpore numbers its files in the order of compilation and does not check that a graph is the right one: with
-    another drop path rate it silently reuses the stale graph. So `folder` must be for a single training step (see
-    `cache_key`), and nothing else may be compiled within the block.
+    another drop path rate it silently reuses the stale graph. So the folder of a step is its own (see `cache_key`), and
+    the cache is off while anything else is compiled.
     """
-    values = {"MS_COMPILER_CACHE_ENABLE": "1", "MS_COMPILER_CACHE_PATH": str(folder)}
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-
-
-def cached_step(step: Step, config: Config, steps: int, ranks: int) -> Step:
-    """Return `step` with its graphs in the folder of the option `compile_cache`, or as it is without that option."""
     if config.compile_cache is None:
         return step
     folder = Path(config.compile_cache).absolute() / cache_key(config, steps, ranks)
+    values = {"MS_COMPILER_CACHE_ENABLE": "1", "MS_COMPILER_CACHE_PATH": str(folder)}
 
     def cached(*batch: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
-        with compile_cache(folder):
+        before = {name: os.environ[name] for name in values if name in os.environ}
+        os.environ.update(values)
+        try:
             return step(*batch)
+        finally:
+            for name in values:
+                del os.environ[name]
+            os.environ.update(before)
 
     return cached
 

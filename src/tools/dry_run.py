@@ -15,7 +15,7 @@ import mindspore
 
 from src.errors import UserError
 from src.trainer.loop import EpochSteps, RunState, StepOutput
-from src.trainer.task import Loader, Task
+from src.trainer.task import Task
 
 logger = logging.getLogger("beit")
 
@@ -25,14 +25,11 @@ BATCHES_TIMED = 2  # the loader prepares that many at a time
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds of a step and of an evaluation batch; `later_*` are without compilation.
+    """Seconds of a step and of an evaluation batch, which includes the preparation of its images."""
 
-    `prepare_step` is the loader alone, for the images of a step. An evaluation includes the preparation of its images.
-    """
-
-    prepare_step: float
+    prepare_step: float  # the loader alone, for the images of a step
     first_step: float
-    later_step: float
+    later_step: float  # without compilation
     first_evaluation: float
     later_evaluation: float
 
@@ -40,7 +37,10 @@ class Timing:
 def dry_run(epoch_steps: EpochSteps, task: Task, state: RunState, device_target: str) -> None:
     """Try out the run and log its expected time and memory. Raises `UserError` if there is no step left to take."""
     timing = try_out(epoch_steps, task, state)
-    for line in forecast(timing, peak_memory(device_target), state, task.val_batches):
+    memory = f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9:.2g} GB of this machine"
+    if device_target != "CPU":
+        memory += f", {mindspore.runtime.max_memory_allocated() / 1e9:.2g} GB of the device"
+    for line in forecast(timing, memory, state, task.val_batches):
         logger.info(line)
 
 
@@ -51,17 +51,13 @@ def try_out(epoch_steps: EpochSteps, task: Task, state: RunState) -> Timing:
     """
     if not state.steps_left:
         raise UserError(f"dry_run has no step to try out: all {state.epochs} epochs are done; raise epochs")
-    prepare_step = _time_loader(task.train_loader, state.epoch)
+    loader = task.train_loader
+    batches = min(BATCHES_TIMED, loader.steps_per_epoch * loader.accumulation_steps)
+    prepare_batch = _timed(lambda: list(islice(loader.epoch(state.epoch), batches))) / batches
     with contextlib.closing(_steps(epoch_steps, state)) as outputs:
         steps = [_timed(lambda: next(outputs)[0].asnumpy()) for _ in range(min(STEPS, state.steps_left))]
     evaluations = [_timed(lambda: task.evaluate(1)) for _ in range(2)]
-    return Timing(prepare_step, steps[0], steps[-1], evaluations[0], evaluations[1])
-
-
-def _time_loader(loader: Loader, epoch: int) -> float:
-    batches = min(BATCHES_TIMED, loader.steps_per_epoch * loader.accumulation_steps)
-    seconds = _timed(lambda: list(islice(loader.epoch(epoch), batches)))
-    return seconds / batches * loader.accumulation_steps
+    return Timing(prepare_batch * loader.accumulation_steps, steps[0], steps[-1], *evaluations)
 
 
 def _steps(epoch_steps: EpochSteps, state: RunState) -> Generator[StepOutput, None, None]:
@@ -74,15 +70,6 @@ def _timed(work: Callable[[], object]) -> float:
     begin = time.perf_counter()
     work()
     return time.perf_counter() - begin
-
-
-def peak_memory(device_target: str) -> str:
-    """Return the peak memory so far of this process, and of the device if it has memory of its own."""
-    host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB
-    text = f"{host / 1e9:.2g} GB of this machine"
-    if device_target == "CPU":
-        return text
-    return f"{text}, {mindspore.runtime.max_memory_allocated() / 1e9:.2g} GB of the device"
 
 
 def forecast(timing: Timing, memory: str, state: RunState, eval_batches: int) -> list[str]:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import logging
-from itertools import islice
 
 from src.config import Config
 from src.data.assembly import build_eval_loader, build_train_loader, describe_model, model_config
 from src.data.image_folder import ImageFolder, check_class_names
-from src.data.imagenet import EvalLoader, TrainBatch
+from src.data.imagenet import TrainBatch
 from src.errors import UserError
-from src.evaluation import classification
-from src.evaluation.classification import EvalResult
+from src.evaluation.classification import evaluate_network
 from src.model.model_config import TrainingOptions
 from src.model.model_info import ModelInfo
 from src.report.report import report_on
@@ -77,18 +75,6 @@ def check_labels(config: Config, info: ModelInfo, images: ImageFolder) -> None:
             f"{config.pretrained} has {info.model.num_classes} classes but {images.root} has {len(images.classes)} "
             f"class folders: give one folder for each class"
         )
-
-
-def evaluate_network(
-    network: VisionTransformer, loader: EvalLoader, ranks: Ranks, batches: int | None = None
-) -> EvalResult:
-    """Evaluate the network with its present weights over all ranks, or over the first `batches` of each rank."""
-    training = network.training
-    network.set_train(False)
-    try:
-        return classification.evaluate(network, islice(loader, batches), ranks)
-    finally:
-        network.set_train(training)
 
 
 def report_best(config: Config, task: Task, folders: Folders | None, images: ImageFolder) -> None:

@@ -16,10 +16,9 @@ from src.runtime.device import start_device
 from src.runtime.distributed import Ranks, join, launched_ranks, total_over_ranks
 from src.tools.callback import (
     CurvesPicture,
-    EvaluationLines,
     MetricsCsv,
+    PrintedLines,
     ProgressBar,
-    ProgressLines,
     UnreadableLines,
 )
 from src.tools.cell import weights_of
@@ -94,10 +93,7 @@ def build_train_step(
         layer_decay=config.layer_decay,
         depth=len(network.blocks),
     )
-    beta1, beta2 = config.beta
-    optimizer = create_optimizer(
-        config.optimizer, parameters, groups, beta=(beta1, beta2), eps=config.eps, momentum=config.momentum
-    )
+    optimizer = create_optimizer(config, parameters, groups)
     options = StepOptions(
         loss_scaling=LossScaling(config.loss_scale, config.is_dynamic_loss_scale),
         clip_grad_norm=config.clip_grad_norm if config.use_clip_grad_norm else None,
@@ -135,10 +131,7 @@ def build_callbacks(
 
     `options` identify the run in its checkpoints; see `src.tools.resume.run_options`.
     """
-    callbacks: list[Callback] = [
-        ProgressLines(config.print_loss_every),
-        EvaluationLines(task.metrics, task.val_images),
-    ]
+    callbacks: list[Callback] = [PrintedLines(config.print_loss_every, task.metrics, task.val_images)]
     if ranks.size > 1:
         callbacks.append(SameWeights(ranks, task.network))
     compiled = step.update if isinstance(step, AccumulatedStep) else step

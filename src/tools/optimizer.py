@@ -10,6 +10,8 @@ import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 from mindspore import dtype as mstype
 
+from src.config import Config
+
 # `VisionTransformer.no_weight_decay` of unilm beit/modeling_finetune.py
 NO_WEIGHT_DECAY = ("pos_embed", "cls_token")
 
@@ -34,11 +36,7 @@ def layer_id(name: str, depth: int) -> int:
 
 
 def parameter_groups(
-    names_and_shapes: Iterable[tuple[str, Sequence[int]]],
-    *,
-    weight_decay: float,
-    layer_decay: float,
-    depth: int,
+    names_and_shapes: Iterable[tuple[str, Sequence[int]]], *, weight_decay: float, layer_decay: float, depth: int
 ) -> dict[str, ParameterGroup]:
     """Return learning-rate scale and weight decay of every parameter, as in unilm beit/optim_factory.py.
 
@@ -54,18 +52,13 @@ def parameter_groups(
 
 
 def create_optimizer(
-    name: str,
-    parameters: Sequence[Parameter],
-    groups: Mapping[str, ParameterGroup],
-    *,
-    beta: tuple[float, float],
-    eps: float,
-    momentum: float,
+    config: Config, parameters: Sequence[Parameter], groups: Mapping[str, ParameterGroup]
 ) -> AdamW | Momentum:
-    """Return the optimizer `name`: "adamw", with `beta` and `eps`, or "momentum", with `momentum`."""
-    if name == "adamw":
-        return AdamW(parameters, groups, beta, eps)
-    return Momentum(parameters, groups, momentum)
+    """Return the optimizer of the options `optimizer`, `beta`, `eps` and `momentum`."""
+    if config.optimizer == "momentum":
+        return Momentum(parameters, groups, config.momentum)
+    beta1, beta2 = config.beta
+    return AdamW(parameters, groups, (beta1, beta2), config.eps)
 
 
 class _GroupedOptimizer(nn.Cell):

@@ -14,7 +14,7 @@ from src.data.image_folder import ImageFolder, check_class_names
 from src.errors import UserError
 from src.tools.cell import weights_of
 from src.tools.run_folder import run_name
-from src.tools.saving import checkpoint_place, current_checkpoints
+from src.tools.saving import current_checkpoints
 from src.trainer.accumulation import TrainStep
 from src.trainer.loop import RunState
 from src.trainer.task import Task
@@ -91,7 +91,7 @@ def find_resumed(config: Config, options: Mapping[str, Any], images: ImageFolder
 
 def newest_checkpoint(folder: Path, arch: str) -> ResumePoint | None:
     """Return the newest good checkpoint in `folder`, None without checkpoints; `UserError` if all are damaged."""
-    found = current_checkpoints(folder, arch)
+    found = list(current_checkpoints(folder, arch))
     for path in reversed(found):
         try:
             point = ResumePoint(path, load_checkpoint(path))
@@ -111,9 +111,9 @@ def newest_checkpoint(folder: Path, arch: str) -> ResumePoint | None:
 
 def given_checkpoint(path: Path, arch: str) -> ResumePoint:
     """Read the checkpoint `path`; raises `UserError` if it is damaged, or later ones of its run are beside it."""
-    place = checkpoint_place(path, arch)
-    later = [other.name for other in current_checkpoints(path.parent, arch) if checkpoint_place(other, arch) > place]
-    if place and later:
+    found = list(current_checkpoints(path.parent, arch))
+    later = [other.name for other in found[found.index(path) + 1 :]] if path in found else []
+    if later:
         raise UserError(
             f"{path} has later checkpoints of its run beside it, which would be overwritten ({', '.join(later)}): "
             f"move {'it' if len(later) == 1 else 'them'} away, or pass --resume auto"

@@ -23,7 +23,7 @@ LOCK_FILE = ".lock"
 
 @dataclass(frozen=True)
 class Folders:
-    """The folders of a run, each of its name inside the configured one; `lock` keeps other runs out until it ends."""
+    """The folders of a run; `lock` keeps other runs out until it ends."""
 
     logs: Path
     checkpoints: Path
@@ -115,10 +115,8 @@ def check_space(config: Config, folders: Folders | None, network: nn.Cell, step:
 
 def require_space(needs: Mapping[Path, int]) -> None:
     """Raise `UserError` if a disk has too little free space; `needs` maps folders to the bytes of their checkpoints."""
-    by_disk: dict[int, list[Path]] = {}
-    for folder in needs:
-        by_disk.setdefault(folder.stat().st_dev, []).append(folder)
-    for folders in by_disk.values():
+    for disk in {folder.stat().st_dev for folder in needs}:
+        folders = [folder for folder in needs if folder.stat().st_dev == disk]
         needed = sum(needs[folder] - size_of_checkpoints(folder) for folder in folders)
         free = shutil.disk_usage(folders[0]).free
         if needed > free:

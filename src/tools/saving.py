@@ -21,16 +21,11 @@ BEST_FILE = "best.ckpt"
 Snapshot = Callable[[], Checkpoint]
 
 
-def checkpoint_place(path: Path, arch: str) -> tuple[int, ...]:
-    """Return the epochs begun and the steps done in the last of them, from the file's name; () for other files."""
-    match = re.fullmatch(rf"{re.escape(arch)}-(\d+)_(\d+)\.ckpt", path.name)
-    return (int(match[1]), int(match[2])) if match else ()
-
-
-def current_checkpoints(folder: Path, arch: str) -> list[Path]:
-    """Return the current checkpoints in `folder` in the order of their run."""
-    places = {path: checkpoint_place(path, arch) for path in folder.glob("*.ckpt")}
-    return sorted(filter(places.get, places), key=places.__getitem__)
+def current_checkpoints(folder: Path, arch: str) -> dict[Path, tuple[int, int]]:
+    """Return the files ARCH-EPOCH_STEP.ckpt in `folder` with epoch and step, in this order."""
+    matches = ((path, re.fullmatch(rf"{re.escape(arch)}-(\d+)_(\d+)\.ckpt", path.name)) for path in folder.glob("*"))
+    places = {path: (int(match[1]), int(match[2])) for path, match in matches if match}
+    return {path: places[path] for path in sorted(places, key=places.__getitem__)}
 
 
 class CurrentCheckpoints(Callback):
@@ -55,8 +50,8 @@ class CurrentCheckpoints(Callback):
         Files beyond the place of a resumed run are damaged, else it would have resumed there: they are deleted first.
         """
         here = (state.epoch + 1, state.step)
-        left = current_checkpoints(self._folder, self._arch)
-        self._written = sorted(left, key=lambda path: checkpoint_place(path, self._arch) <= here)
+        places = current_checkpoints(self._folder, self._arch)
+        self._written = sorted(places, key=lambda path: places[path] <= here)
         self._last = time.monotonic()
 
     def on_step_end(self, state: RunState, batch: Batch | None) -> None:

@@ -43,7 +43,7 @@ class AddMicroBatch(nn.Cell):
     def construct(self, *batch: Tensor) -> Tensor:
         """Add the micro-batch's values and gradients, and return the sum of the values."""
         values, gradients = self.step.values_and_gradients(*batch)
-        self.map(_add, self.sums, gradients)
+        self.map(ops.assign_add, self.sums, gradients)
         return ops.assign_add(self.values, values)
 
 
@@ -70,10 +70,6 @@ TrainStep = TrainOneStepWithScaleAndClipGlobalNorm | AccumulatedStep
 
 def _zeros(name: str, shape: tuple[int, ...]) -> Parameter:
     return Parameter(Tensor(np.zeros(shape, np.float32)), name=name, requires_grad=False)
-
-
-def _add(total: Parameter, gradient: Tensor) -> Tensor:
-    return ops.assign_add(total, gradient)
 
 
 def _clear(total: Parameter) -> Tensor:

@@ -27,30 +27,26 @@ EpochSteps = Callable[[int, int], Generator[StepOutput, None, None]]
 STEPS_AHEAD = 2
 
 
+METER_COUNTS = ("finite", "steps", "skipped", "nonfinite")
+
+
 class TrainingDiverged(RunError):
     """The loss has not been finite for too many steps."""
 
 
+@dataclass
 class StepMeter:
-    """Losses, metrics and overflows of the steps of an epoch, read from the device `STEPS_AHEAD` steps late.
+    """Losses, metrics and overflows of the steps of an epoch, read from the device `STEPS_AHEAD` steps late."""
 
-    Attributes:
-        sums: float64 [1 + M], the objective's values summed over the `finite` steps with a finite loss.
-        steps, skipped: number of steps read, and how many of them were skipped because of an overflow.
-        nonfinite: number of steps without a finite loss in a row, up to the last one read, earlier epochs included.
-        last_values: the values of the newest step, on the device.
-    """
-
-    def __init__(self, nonfinite: int = 0) -> None:
-        self.sums = np.zeros(1)
-        self.finite = 0
-        self.steps = 0
-        self.skipped = 0
-        self.nonfinite = nonfinite
-        self.last_values: Tensor | None = None
-        self.last_loss_scale = math.nan
-        self._pending: deque[tuple[Tensor, Tensor, Tensor]] = deque()
-        self._begin = time.perf_counter()
+    nonfinite: int = 0  # steps without a finite loss in a row, up to the last one read, earlier epochs included
+    sums: np.ndarray = field(default_factory=lambda: np.zeros(1))  # float64 [1 + M], over steps with a finite loss
+    finite: int = 0  # number of steps with a finite loss
+    steps: int = 0  # number of steps read
+    skipped: int = 0  # because of an overflow
+    last_values: Tensor | None = None  # the newest step's, on the device
+    last_loss_scale: float = math.nan
+    _pending: deque[tuple[Tensor, Tensor, Tensor]] = field(default_factory=deque)
+    _begin: float = field(default_factory=time.perf_counter)
 
     @property
     def means(self) -> np.ndarray:
@@ -66,13 +62,21 @@ class StepMeter:
         """Add a step, and read an earlier one that has finished."""
         self.last_values = values
         self._pending.append((values, skipped, loss_scale))
-        if len(self._pending) > STEPS_AHEAD:
-            self._read()
+        self.drain(STEPS_AHEAD)
 
-    def drain(self) -> None:
-        """Read all steps added so far, which waits for the last one to finish."""
-        while self._pending:
-            self._read()
+    def drain(self, left: int = 0) -> None:
+        """Read the steps added so far but for the last `left`; waits for the last one read to finish."""
+        while len(self._pending) > left:
+            values, skipped, loss_scale = (tensor.asnumpy() for tensor in self._pending.popleft())
+            self.steps += 1
+            self.skipped += bool(skipped)
+            self.last_loss_scale = float(loss_scale)
+            if math.isfinite(values[0]):
+                self.sums = self.sums + values.astype(np.float64)
+                self.finite += 1
+                self.nonfinite = 0
+            else:
+                self.nonfinite += 1
 
     def as_json(self) -> dict[str, Any]:
         """Return the state that a resumed run continues from; drains."""
@@ -84,57 +88,28 @@ class StepMeter:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> StepMeter:
         """Invert `as_json`. Earlier versions stored no `metric_sums`."""
-        meter = cls()
-        meter.sums = np.array([values["loss_sum"], *values.get("metric_sums", [])])
-        for name in METER_COUNTS:
-            setattr(meter, name, values[name])
-        meter._begin -= values["seconds"]
-        return meter
-
-    def _read(self) -> None:
-        values, skipped, loss_scale = (tensor.asnumpy() for tensor in self._pending.popleft())
-        self.steps += 1
-        self.skipped += bool(skipped)
-        self.last_loss_scale = float(loss_scale)
-        if math.isfinite(values[0]):
-            self.sums = self.sums + values.astype(np.float64)
-            self.finite += 1
-            self.nonfinite = 0
-        else:
-            self.nonfinite += 1
-
-
-METER_COUNTS = ("finite", "steps", "skipped", "nonfinite")
+        sums = np.array([values["loss_sum"], *values.get("metric_sums", [])])
+        counts = {name: values[name] for name in METER_COUNTS}
+        return cls(**counts, sums=sums, _begin=time.perf_counter() - values["seconds"])
 
 
 @dataclass
 class RunState:
-    """The progress of a run. `epoch` counts from 0; `step` is the number of steps completed in this epoch.
-
-    Attributes:
-        images_per_step: over all ranks and micro-batches.
-        learning_rates: one per step of the run.
-        step_metrics: of the values that the objective returns.
-        max_nonfinite_steps: number of steps without a finite loss in a row that ends the run.
-        metrics: results of the last evaluation by name; those of the averaged weights begin with `ema_`.
-        history: the columns of metrics.csv, one entry per finished epoch.
-        stop_signal: the signal that asked this process to stop.
-        stopping: the run ends after this step, on all ranks.
-    """
+    """The progress of a run."""
 
     epochs: int
     steps_per_epoch: int
-    images_per_step: int
-    learning_rates: np.ndarray
-    step_metrics: tuple[Metric, ...] = (LOSS,)
-    max_nonfinite_steps: int = 10
-    epoch: int = 0
-    step: int = 0
+    images_per_step: int  # over all ranks and micro-batches
+    learning_rates: np.ndarray  # one per step of the run
+    step_metrics: tuple[Metric, ...] = (LOSS,)  # of the values that the objective returns
+    max_nonfinite_steps: int = 10  # steps without a finite loss in a row that end the run
+    epoch: int = 0  # from 0
+    step: int = 0  # number of steps completed in this epoch
     meter: StepMeter = field(default_factory=StepMeter)
-    metrics: dict[str, float] = field(default_factory=dict)
-    history: list[dict[str, float]] = field(default_factory=list)
-    stop_signal: int | None = None
-    stopping: bool = False
+    metrics: dict[str, float] = field(default_factory=dict)  # of the last evaluation; of averages as ema_NAME
+    history: list[dict[str, float]] = field(default_factory=list)  # columns of metrics.csv for each finished epoch
+    stop_signal: int | None = None  # asked this process to stop
+    stopping: bool = False  # the run ends after this step, on all ranks
 
     @property
     def iteration(self) -> int:
@@ -143,7 +118,7 @@ class RunState:
 
     @property
     def epoch_text(self) -> str:
-        """The current epoch in printed lines."""
+        """The epoch in printed lines."""
         return f"epoch {self.epoch + 1}/{self.epochs}"
 
     @property

@@ -64,35 +64,22 @@ class Objective(nn.Cell):
     metrics: tuple[Metric, ...] = ()
 
 
-def no_evaluation(batches: int | None) -> Mapping[str, float]:
-    """Measure nothing after an epoch."""
-    return {}
-
-
 @dataclass(frozen=True)
 class Task:
     """What is trained, on what, and how it is measured.
 
-    Attributes:
-        network: its parameters are trained and saved.
-        objective: contains the network.
-        info: stored in the checkpoints.
-        train_loader: yields batches with the fields `batch_fields`.
-        charts: the charts of curves.png.
-        evaluate: called after each epoch; evaluates the network with its present weights, over all ranks, and returns
-            the `metrics` by name. Takes the number of batches, None for all.
-        ranked_by: the metric that is highest for the best checkpoint; without one, the last checkpoint is the best.
-        val_images, val_batches: size of the validation set, and number of batches on each rank.
+    `evaluate` is called after each epoch. It takes the number of batches, None for all, evaluates the network with its
+    present weights over all ranks, and returns the `metrics` by name.
     """
 
-    network: nn.Cell
-    objective: Objective
-    info: ModelInfo
+    network: nn.Cell  # its parameters are trained and saved
+    objective: Objective  # contains the network
+    info: ModelInfo  # stored in the checkpoints
     train_loader: Loader
-    batch_fields: tuple[str, ...]
-    charts: Charts
-    evaluate: Callable[[int | None], Mapping[str, float]] = no_evaluation
+    batch_fields: tuple[str, ...]  # of the batches of the loader
+    charts: Charts  # of curves.png
+    evaluate: Callable[[int | None], Mapping[str, float]] = lambda batches: {}
     metrics: tuple[Metric, ...] = ()
-    ranked_by: Metric | None = None
-    val_images: int = 0
-    val_batches: int = 0
+    ranked_by: Metric | None = None  # highest for the best checkpoint; without it, the last checkpoint is the best
+    val_images: int = 0  # in the whole validation set
+    val_batches: int = 0  # on each rank

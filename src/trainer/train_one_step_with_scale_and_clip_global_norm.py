@@ -26,35 +26,22 @@ CLIP_EPS = 1e-6  # as torch.nn.utils.clip_grad_norm_
 
 @dataclass(frozen=True)
 class LossScaling:
-    """A loss scale that is fixed, or starts at `loss_scale` and follows overflows (`dynamic`).
-
-    `growth_interval` is the number of steps without overflow after which a dynamic scale doubles; the default is that
-    of `torch.amp.GradScaler`.
-    """
+    """A loss scale of at least 1 that is fixed, or follows overflows (`dynamic`): see `LossScale`."""
 
     loss_scale: float = 1024.0
     dynamic: bool = True
-    growth_interval: int = 2000
+    growth_interval: int = 2000  # the default of torch.amp.GradScaler
 
 
 @dataclass(frozen=True)
 class StepOptions:
-    """Settings of a training step.
-
-    Attributes:
-        loss_scaling: a step whose gradients overflow, on any rank or in any micro-batch, is skipped on all ranks.
-        clip_grad_norm: largest global norm of the unscaled gradients, as in `torch.nn.utils.clip_grad_norm_`; None
-            turns clipping off.
-        accumulation_steps: micro-batches of each rank whose gradients are averaged into one step.
-        ranks: devices that train together. Above 1, `communication.init` must come before.
-        square_sum: sums the squared elements of a float32 tensor; see `src.layers.layers.Layers`.
-    """
+    """Settings of a training step."""
 
     loss_scaling: LossScaling = LossScaling()
-    clip_grad_norm: float | None = None
-    accumulation_steps: int = 1
-    ranks: int = 1
-    square_sum: Callable[[Tensor], Tensor] = STOCK.square_sum
+    clip_grad_norm: float | None = None  # largest global norm of the unscaled gradients; None for no clipping
+    accumulation_steps: int = 1  # micro-batches of each rank whose gradients are averaged into one step
+    ranks: int = 1  # devices that train together; above 1, communication.init must come before
+    square_sum: Callable[[Tensor], Tensor] = STOCK.square_sum  # see src.layers.layers.Layers
 
 
 class LossScale(nn.Cell):
@@ -87,6 +74,9 @@ class LossScale(nn.Cell):
 class TrainOneStepWithScaleAndClipGlobalNorm(nn.Cell):
     """A training step of one micro-batch in one graph; for more, see `src.trainer.accumulation`.
 
+    A step whose gradients overflow, on any rank or in any micro-batch, is skipped on all ranks. Clipping is that of
+    `torch.nn.utils.clip_grad_norm_`.
+
     State: `optimizer.iteration` (int32 [], steps taken including skipped ones; like the authors' schedule, the
     learning rate follows it), the state of the loss scale and that of the optimizer.
 
@@ -94,7 +84,6 @@ class TrainOneStepWithScaleAndClipGlobalNorm(nn.Cell):
         objective: takes the tensors of a batch and returns the mean loss and M metrics, float32 [1 + M].
         optimizer: a cell (gradients, learning rate, applied) that owns the trained weights; see `src.tools.optimizer`.
         learning_rates: one value per step of the run; see `src.tools.schedulers`.
-        options: see `StepOptions`.
         ema: updated after every step, in the same graph.
     """
 
@@ -120,9 +109,8 @@ class TrainOneStepWithScaleAndClipGlobalNorm(nn.Cell):
         # BEiT-large exceeds the depth that its compiler allows.
         self.map = ops.HyperMap()
         # A Parameter and not a constant, so that a compiled graph serves any schedule.
-        self.learning_rates = Parameter(
-            Tensor(learning_rates, mstype.float32), name="learning_rates", requires_grad=False
-        )
+        rates = Tensor(learning_rates, mstype.float32)
+        self.learning_rates = Parameter(rates, name="learning_rates", requires_grad=False)
         self.iteration = _state("iteration", 0, mstype.int32)
 
     def construct(self, *batch: Tensor) -> tuple[Tensor, Tensor, Tensor]:
