@@ -453,8 +453,8 @@ def start_script(root: Path, seconds: float, more: str) -> subprocess.Popen:
 
 
 def test_ctrl_c_ends_a_process_that_waits_for_a_batch(root):
-    # 0.4 s an image: when the first batch is there, the second takes another 0.8 s
-    process = start_script(root, 0.4, "list(batches)")
+    # 1.5 s per image: after the first batch, the second takes another 3 s, also on a loaded machine
+    process = start_script(root, 1.5, "list(batches)")
     assert process.stdout.readline() == f"(4, 3, {SIZE}, {SIZE})\n"
     time.sleep(0.1)
     process.send_signal(signal.SIGINT)

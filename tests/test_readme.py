@@ -123,7 +123,7 @@ def run_block(text: str, folder: Path) -> str:
 def shape(line: str) -> str:
     """The words of a line of output, without numbers, durations and the bottleneck, which depend on the machine."""
     line = re.sub(r"bottleneck: .*", "bottleneck", line)
-    line = re.sub(r"\d+:\d\d:\d\d|\d+\.\d s\b", "#", line)  # a minute or more, less than a minute
+    line = re.sub(r"\d+:\d\d:\d\d|\d[\d.e-]* s\b", "#", line)  # a minute or more, less than a minute
     return re.sub(r"\d[\d.,:e+-]*", "#", line).strip()
 
 
