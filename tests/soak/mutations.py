@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import dataclasses
 import io
 import os
 import random
@@ -26,10 +25,11 @@ from pathlib import Path
 from src.config import Config, parse_args
 from src.data import assembly as data
 from src.errors import exit_code
+from src.options.declaration import declared
 from src.tools.schedulers import learning_rates
 from tests.tiny_project import ROOT, write_config, write_images
 
-DECLARED = {entry.name: entry for entry in dataclasses.fields(Config)}
+DECLARED = declared(Config)
 SCRIPTS = ("train", "eval", "export", "infer")
 SECONDS = 60
 NASTY = (
@@ -93,9 +93,9 @@ def plausible(name: str, rng: random.Random) -> str:
     entry = DECLARED.get(name)
     if entry is None:
         return other_value(rng)
-    limits, default = entry.metadata["limits"], entry.default
-    if limits.choices:
-        return rng.choice(limits.choices)
+    default = entry.default
+    if entry.choices:
+        return rng.choice(entry.choices)
     if isinstance(default, bool):
         return rng.choice(("True", "False"))
     if isinstance(default, int):
