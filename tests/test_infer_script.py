@@ -262,16 +262,16 @@ def test_topk_and_probabilities_have_the_class_names_of_the_checkpoint(readable,
     predictions = json.loads(Path("predictions.json").read_text(encoding="utf-8"))
     assert list(predictions) == list(expected)
     network = Predictor.from_file(models["onnx"])
-    for result, (path, told), line in zip(network.predict(expected), predictions.items(), printed.splitlines()):
+    for result, (path, predicted), line in zip(network.predict(expected), predictions.items(), printed.splitlines()):
         powers = np.exp(result.logits.astype(np.float64))
         order = np.argsort(-powers)[:3]
-        assert told["class"] == expected[path] == order[0]
-        assert told["label"] == f"class {order[0]}"
-        assert told["probability"] == pytest.approx(powers[order[0]] / powers.sum(), rel=1e-5)
-        assert [entry["class"] for entry in told["top"]] == list(order)
-        shares = [entry["probability"] for entry in told["top"]]
+        assert predicted["class"] == expected[path] == order[0]
+        assert predicted["label"] == f"class {order[0]}"
+        assert predicted["probability"] == pytest.approx(powers[order[0]] / powers.sum(), rel=1e-5)
+        assert [entry["class"] for entry in predicted["top"]] == list(order)
+        shares = [entry["probability"] for entry in predicted["top"]]
         assert shares == pytest.approx(powers[order] / powers.sum(), rel=1e-5)
-        assert line == f"{path} (class: {order[0]}, label: class {order[0]}, probability: {told['probability']})"
+        assert line == f"{path} (class: {order[0]}, label: class {order[0]}, probability: {predicted['probability']})"
 
 
 def test_class_names_of_a_file_replace_those_of_the_checkpoint(readable, models, expected, infer_here):

@@ -508,6 +508,29 @@ def test_an_epoch_that_is_trained_again_replaces_its_best_file(tmp_path):
     assert best_weights(tmp_path) == 2
 
 
+def test_the_earlier_file_of_an_epoch_stays_if_the_new_one_cannot_be_written(tmp_path, monkeypatch):
+    earlier = tmp_path / "a-best-1_top1_60.1000.ckpt"
+    earlier.touch()
+
+    def full_disk(path, checkpoint):
+        raise UserError(f"{path} cannot be written (No space left on device)")
+
+    monkeypatch.setattr("src.tools.saving.save_checkpoint", full_disk)
+    state = new_state(epochs=1, steps=1)
+    with pytest.raises(UserError, match="No space left"):
+        run(state, [best(tmp_path, state, 2)])
+    assert earlier.exists()
+
+
+def test_an_earlier_file_that_a_kill_left_beside_the_new_one_is_deleted_on_resume(tmp_path):
+    state = new_state(epochs=1, steps=1)
+    run(state, [best(tmp_path, state, 2)], top1=(50.0,))
+    (tmp_path / "a-best-1_top1_60.1000.ckpt").touch()
+    run(state, [best(tmp_path, state, 2)])
+    assert names(tmp_path) == ["a-best-1_top1_50.0000.ckpt", "best.ckpt"]
+    assert best_weights(tmp_path) == 1
+
+
 def test_best_ckpt_is_a_copy_on_a_disk_without_hard_links(tmp_path, monkeypatch):
     def refuse(source, target):
         raise OSError(errno.EPERM, "Operation not permitted")

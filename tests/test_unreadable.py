@@ -90,9 +90,9 @@ def test_unreadable_images_are_named_counted_and_replaced_with_their_labels(fold
         12: "No such file or directory",
         35: "OSError: ",
     }
-    told = sorted(lines())
-    assert len(told) == len(BAD)
-    for line, (number, reason) in zip(told, reasons.items()):
+    logged = sorted(lines())
+    assert len(logged) == len(BAD)
+    for line, (number, reason) in zip(logged, reasons.items()):
         assert line.startswith(f"replaced by another image: {folder.paths[number]} ({reason}")
     list(train.epoch(0, 1))
     assert lines() == []  # once in an epoch

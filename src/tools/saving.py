@@ -102,12 +102,12 @@ class BestCheckpoints(Callback):
     def on_train_begin(self, state: RunState) -> None:
         """Finish the work that a kill prevented."""
         if state.history and state.step == 0:
-            self._write(state.history[-1], replace=False)
+            self._write(state.history[-1], again=False)
         self._update()
 
     def on_epoch_end(self, state: RunState) -> None:
         """Write the weights if they are among the best, and delete the file that no longer is."""
-        self._write(state.history[-1], replace=True)
+        self._write(state.history[-1], again=True)
         self._update()
 
     def on_train_end(self, state: RunState) -> None:
@@ -121,24 +121,24 @@ class BestCheckpoints(Callback):
         matches = ((re.fullmatch(name, path.name), path) for path in self._folder.glob("*.ckpt"))
         return sorted(BestFile(-float(m[3]), int(m[2]), bool(m[1]), path) for m, path in matches if m)
 
-    def _write(self, record: Mapping[str, float], *, replace: bool) -> None:
-        """Write the weights of the epoch of `record` if they are among the best.
+    def _write(self, record: Mapping[str, float], *, again: bool) -> None:
+        """Write the weights of the epoch of `record` if they are among the best, then delete its earlier file.
 
-        An epoch that is trained again, on another device for example, has a file already: `replace` deletes that first.
+        An epoch that is trained again, on another device for example, has an earlier file. `again` also writes a file
+        that exists already.
         """
         epoch = int(record["epoch"])
         for prefix, snapshot in self._snapshots.items():
             kind, value = "ema-best" if prefix else "best", record[prefix + self._metric.name]
             path = self._folder / f"{self._arch}-{kind}-{epoch}_{self._metric.name}_{value:.4f}.ckpt"
             new = BestFile(-round(value, 4), epoch, bool(prefix), path)
-            others = [file for file in self._files() if file.averaged == new.averaged]
-            old = [file for file in others if file.epoch == epoch]
-            if old and not replace:
-                continue
-            for file in old:
-                file.path.unlink()
-            if sum(file < new for file in others if file not in old) < self._keep:
+            files = [file for file in self._files() if file.averaged == new.averaged]
+            wanted = sum(file < new for file in files if file.epoch != epoch) < self._keep
+            if wanted and (again or not path.exists()):
                 save_checkpoint(path, snapshot())
+            for file in files:
+                if file.epoch == epoch and not (wanted and file.path == path):
+                    file.path.unlink()
 
     def _update(self) -> None:
         """Point best.ckpt to the best file, then delete the files beyond `keep`."""
