@@ -5,6 +5,8 @@ its memory map would keep the file in memory beside the arrays (twice the file's
 """
 
 import json
+import math
+import operator
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -44,7 +46,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, str], Iterator[tuple[str, np
     except OSError as error:
         raise _unreadable(path, error) from error
     except (SafetensorError, RecursionError, ValueError) as error:
-        raise _damaged(path, _truncation(header, path.stat().st_size - offset) or str(error)) from error
+        raise _damaged(path, _first_defect(header, path.stat().st_size - offset) or str(error)) from error
     header.pop(METADATA, None)
     return metadata, _read_arrays(path, offset, sorted(header.items(), key=lambda item: item[1]["data_offsets"]))
 
@@ -79,13 +81,22 @@ def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return result
 
 
-def _truncation(header: Any, data_bytes: int) -> str | None:
-    """Describe the first parameter beyond the end of the file, if the header is well-formed and there is one."""
+def _first_defect(header: Any, data_bytes: int) -> str | None:
+    """Describe the first parameter that the file is too short for or whose size contradicts its shape, if any."""
     try:
-        names = (name for name in header if name != METADATA and header[name]["data_offsets"][1] > data_bytes)
-        return f"it ends within parameter '{next(names)}'"
-    except (LookupError, StopIteration, TypeError):
-        return None
+        for name, entry in header.items():
+            if name == METADATA:
+                continue
+            begin, end = entry["data_offsets"]
+            if end > data_bytes:
+                return f"it ends within parameter '{name}'"
+            counts = [operator.index(count) for count in entry["shape"]]
+            needed = math.prod(counts) * np.dtype(DTYPES[entry["dtype"]]).itemsize
+            if end - begin != needed and min(counts, default=0) >= 0:
+                return f"parameter '{name}' has {end - begin} bytes where its shape and type need {needed}"
+    except (LookupError, AttributeError, TypeError, ValueError):
+        pass  # a header of another form: the package says what is wrong
+    return None
 
 
 def _read_arrays(path: Path, offset: int, entries: list[tuple[str, Any]]) -> Iterator[tuple[str, np.ndarray]]:
