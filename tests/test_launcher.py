@@ -268,6 +268,32 @@ def test_no_rank_leaves_before_all_are_done(tmp_path):
     assert max(gone) < max(done) + RELEASE_SECONDS  # the launcher has released them
 
 
+def test_a_release_at_any_moment_is_seen(tmp_path):
+    """500 processes wait; each is released when 0 to 0.8 ms have passed since the start of the releasing process."""
+    code = f"""
+import os, sys, time
+sys.path.insert(0, {str(ROOT)!r})
+from src.runtime import rank
+
+def report(text):
+    waiting = os.getpid()
+    if os.fork() == 0:
+        os.kill(waiting, rank.RELEASE)
+        os._exit(0)
+    end = time.perf_counter() + number % 400 * 2e-6
+    while time.perf_counter() < end:
+        pass
+
+rank._report = report
+for number in range(500):
+    if (child := os.fork()) == 0:
+        rank._wait_for_release()
+        os._exit(0)
+    os.waitpid(child, 0)
+"""
+    subprocess.run([sys.executable, "-c", code], timeout=RELEASE_SECONDS, check=True)
+
+
 @pytest.mark.parametrize(
     ("end", "code", "line"),
     [("raise RunError('the disk is full')", 1, "error: the disk is full"), ("raise KeyError('x')", 1, "KeyError: 'x'")],

@@ -12,7 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from typing import NoReturn
@@ -49,14 +49,25 @@ def run_script(main: Callable[[], int | None]) -> NoReturn:
         logging.getLogger("beit").error(traceback.format_exc())
     logging.shutdown()
     if code == 0:
-        released = threading.Event()
-        signal.signal(RELEASE, lambda *_: released.set())
-        _report(DONE)
-        released.wait(RELEASE_SECONDS)
+        _wait_for_release()
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError):
             stream.flush()
     os._exit(code)
+
+
+def _wait_for_release() -> None:
+    """Report that this rank is done, and return when all are, or after `RELEASE_SECONDS`.
+
+    The signal may arrive at any moment after the report. A `threading.Event` that its handler sets can deadlock: the
+    handler runs in this thread, which may hold the lock of the event.
+    """
+    released: list[int] = []
+    signal.signal(RELEASE, lambda number, _: released.append(number))
+    _report(DONE)
+    deadline = time.monotonic() + RELEASE_SECONDS
+    while not released and time.monotonic() < deadline:
+        time.sleep(0.01)
 
 
 def end_with_parent(number: int = signal.SIGKILL) -> None:
@@ -67,13 +78,13 @@ def end_with_parent(number: int = signal.SIGKILL) -> None:
 def run_rank(command: Sequence[str]) -> int:
     """Run the command of a rank and return its exit code, 128 + N for signal N; report it unless it is 0."""
     end_with_parent()  # the parent is mpirun's process on this host
-    ended_by_mpirun = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: ended_by_mpirun.set())  # mpirun sends it to the command too
+    ended_by_mpirun: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, _: ended_by_mpirun.append(number))  # sent to the command too
     for number in (STOP, RELEASE):
         signal.signal(number, lambda *_: None)  # for the command; a handler, because exec would keep SIG_IGN
     environment = {**os.environ, IS_RANK: "1"}
     code = subprocess.run(command, env=environment, preexec_fn=end_with_parent, check=False).returncode
-    if code and not ended_by_mpirun.is_set():
+    if code and not ended_by_mpirun:
         _report(f"{ENDED} {code} {socket.gethostname()}")
     return code if code >= 0 else 128 - code
 
