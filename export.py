@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before all other imports, so that Ctrl-C during them ends in one line
+    from src.runtime.signals import watch_signals
+
+    watch_signals()
+
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING

@@ -9,11 +9,13 @@ import logging
 import math
 import os
 import resource
+import shutil
 import signal
 import struct
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -25,13 +27,22 @@ from mindspore.train.summary_pb2 import Event
 from src.config import Config
 from src.data.imagenet import TrainBatch
 from src.errors import UserError
-from src.tools.callback import MetricsCsv, PrintedLines
+from src.tools.callback import MetricsCsv, PrintedLines, RemovedFolders, Unessential
 from src.tools.fine_tuning import TOP1, TOP5
 from src.tools.logs import start_logging
+from src.tools.resume import training_state
 from src.tools.saving import BestCheckpoints, CurrentCheckpoints, LastCheckpoint
 from src.tools.summaries import Summaries
-from src.trainer.interrupt import stop_on_signal
-from src.trainer.loop import STEPS_AHEAD, Callback, RunState, StepMeter, TrainingDiverged, train
+from src.trainer.loop import (
+    STEPS_AHEAD,
+    Callback,
+    RunState,
+    StepFailed,
+    StepMeter,
+    TrainingDiverged,
+    running_step,
+    train,
+)
 from src.trainer.task import LOSS, Metric
 from src.weights.checkpoint import Checkpoint, load_checkpoint
 from tests.networks import model_info
@@ -139,25 +150,58 @@ def test_the_learning_rate_of_a_state_is_that_of_the_last_step():
     assert state.learning_rate == pytest.approx(1e-4)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_the_run_after_the_step(number):
-    class Kill(Recorder):
-        def on_step_end(self, state, batch):
-            super().on_step_end(state, batch)
-            if state.iteration == 2:
-                os.kill(os.getpid(), number)
+SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 
-    recorder, state = Kill(), new_state()
-    before = signal.getsignal(number)
-    with stop_on_signal(state):
-        run(state, [recorder])
-    assert signal.getsignal(number) is before
-    assert state.stop_signal == number
-    assert recorder.seen[-2:] == [("step", 0, 2, 2), ("train end", 0, 2)]
+
+def python(code: str, *numbers: int, prefix: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+    """Run `code`, which watches signals, and send it signals 0.2 s apart once it has printed `begun`."""
+    head = "from src.runtime.signals import watch_signals\nwatch_signals()\n"
+    with subprocess.Popen(
+        [*prefix, sys.executable, "-c", head + code],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            assert process.stdout.readline() == "begun\n"
+            for number in numbers:
+                process.send_signal(number)
+                time.sleep(0.2)
+            out, err = process.communicate(timeout=30)
+        finally:
+            process.kill()
+    return subprocess.CompletedProcess("", process.returncode, out, err)
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_ends_the_run_after_the_step(number):
+    code = """
+import sys, time
+import numpy as np
+from src.trainer.interrupt import stop_on_signal
+from tests.test_loop import Recorder, new_state, run
+
+class Wait(Recorder):
+    def on_step_end(self, state, batch):
+        super().on_step_end(state, batch)
+        if state.iteration == 2:
+            print("begun", flush=True)
+            while state.stop_signal is None:
+                time.sleep(0.01)
+
+recorder, state = Wait(), new_state()
+with stop_on_signal(state):
+    run(state, [recorder])
+print(int(state.stop_signal), recorder.seen[-2:])
+"""
+    ended = python(code, number)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert ended.stdout == f"{int(number)} [('step', 0, 2, 2), ('train end', 0, 2)]\n"
 
 
 @pytest.mark.parametrize("step", ["ctypes.CDLL(None).pthread_mutex_lock(held)", "while True: pass"])
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", SIGNALS)
 def test_a_second_signal_ends_the_process_at_once_even_within_compiled_code(number, step):
     """A long step of MindSpore is one call into compiled code; here that code waits for a lock."""
     code = f"""
@@ -172,21 +216,139 @@ with stop_on_signal(RunState(1, 1, 1, np.zeros(1))):
     print("begun", flush=True)
     {step}
 """
-    with subprocess.Popen(
-        [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout.readline() == "begun\n"
-        begin = time.monotonic()
-        try:
-            for _ in range(2):
-                process.send_signal(number)
-                time.sleep(0.2)
-            _, err = process.communicate(timeout=30)
-        finally:
-            process.kill()
-    assert process.returncode == 128 + number
-    assert time.monotonic() - begin < 10
-    assert err == "interrupted\n"
+    begin = time.monotonic()
+    ended = python(code, number, number)
+    assert ended.returncode == 128 + number
+    assert time.monotonic() - begin < 20
+    assert ended.stdout.count("asked to stop") == 1
+    assert ended.stderr == "interrupted\n"
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_before_the_loop_ends_the_process_in_one_line_and_removes_unfinished_files(number, tmp_path):
+    code = f"""
+import time
+from pathlib import Path
+from src.files.atomic_file import write_atomically
+def write(file):
+    print("begun", flush=True)
+    time.sleep(60)
+write_atomically(Path({str(tmp_path)!r}) / "a", write)
+"""
+    ended = python(code, number)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (128 + number, "", "interrupted\n")
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_ignored_signal_stays_ignored():
+    code = "import time\nprint('begun', flush=True)\ntime.sleep(1)\nprint('done')"
+    ended = python(code, signal.SIGHUP, prefix=("nohup",))
+    assert (ended.returncode, ended.stdout) == (0, "done\n")
+
+
+class Breaks(Callback):
+    """Raises `error` in the hook `where`, at `iteration` for steps."""
+
+    def __init__(self, where: str, error: Exception, iteration: int = 2) -> None:
+        self._where, self._error, self._iteration = where, error, iteration
+
+    def on_step_end(self, state, batch):
+        if self._where == "step" and state.iteration == self._iteration:
+            raise self._error
+
+    def on_epoch_end(self, state):
+        if self._where == "epoch":
+            raise self._error
+
+
+class Fails:
+    """Evaluation results that cannot be had."""
+
+    def __getitem__(self, epoch):
+        raise UserError("broken image")
+
+
+def resumable(folder: Path, state: RunState) -> CurrentCheckpoints:
+    def snapshot() -> Checkpoint:
+        return replace(checkpoint(state), training=training_state(state, {}))
+
+    return CurrentCheckpoints(Config(arch=ARCH), folder, snapshot)
+
+
+def saved_places(folder: Path) -> dict[str, tuple[int, int]]:
+    stored = {path.name: load_checkpoint(path).training for path in folder.glob("*.ckpt")}
+    return {name: (training["epoch"], training["step"]) for name, training in stored.items()}
+
+
+def test_an_exception_between_two_steps_saves_the_state_first(tmp_path):
+    state, breaks = new_state(), Breaks("step", UserError("too many images are unreadable"))
+    with pytest.raises(UserError, match="too many images"):
+        run(state, [resumable(tmp_path, state), breaks])
+    assert saved_places(tmp_path) == {f"{ARCH}-1_2.ckpt": (0, 2)}
+
+
+def test_an_exception_in_the_evaluation_saves_a_state_that_resumes_with_the_evaluation(tmp_path):
+    state = new_state()
+    callback = resumable(tmp_path, state)
+    with pytest.raises(UserError, match="broken image"):
+        run(state, [callback], top1=Fails())
+    assert saved_places(tmp_path) == {f"{ARCH}-1_3.ckpt": (0, 3)}
+    resumed, recorder = new_state(), Recorder()
+    resumed.step = 3
+    run(resumed, [recorder])
+    assert recorder.seen[:3] == [("train begin", 0, 3), ("epoch begin", 0, 3), ("epoch end", 0, 50.0)]
+    assert len(resumed.history) == 2
+
+
+def test_a_failed_step_or_a_diverged_run_saves_nothing(tmp_path):
+    """The weights may be half updated, or not finite."""
+
+    def broken(epoch, step):
+        if step == 1:
+            with running_step():
+                raise RuntimeError("Allocate memory failed\nmore lines")
+        return 1.0
+
+    state = new_state()
+    with pytest.raises(StepFailed, match=r"\(Allocate memory failed\).*lower batch_size"):
+        run(state, [resumable(tmp_path, state)], losses=broken)
+    state = new_state(max_nonfinite_steps=2)
+    with pytest.raises(TrainingDiverged):
+        run(state, [resumable(tmp_path, state)], losses=lambda epoch, step: math.nan)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_first_exception_is_reported_if_the_state_cannot_be_saved_either(tmp_path):
+    folder, state = tmp_path / "file" / "folder", new_state()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="the cause"):
+        run(state, [resumable(folder, state), Breaks("step", UserError("the cause"))])
+
+
+def test_removed_folders_are_made_again(tmp_path):
+    folder, state = tmp_path / "run" / "checkpoints", new_state()
+    folder.mkdir(parents=True)
+
+    class Removes(Callback):
+        def on_epoch_begin(self, state):
+            shutil.rmtree(tmp_path / "run")
+
+    run(state, [Removes(), RemovedFolders([folder]), current(folder, state, 2)])
+    assert places(folder) == ["2_3"]
+
+
+def test_an_unessential_callback_ends_nothing_and_warns_once(tmp_path, caplog):
+    class FailingRecorder(Recorder):
+        def on_step_end(self, state, batch):
+            super().on_step_end(state, batch)
+            raise OSError(28, "No space left on device")
+
+    fails, state = FailingRecorder(), new_state()
+    with caplog.at_level(logging.WARNING, logger="beit"):
+        run(state, [Unessential(fails, "summaries")])
+    assert [record.message.split(" cannot")[0] for record in caplog.records] == ["summaries"]
+    assert "No space left" in caplog.text
+    assert sum(entry[0] == "step" for entry in fails.seen) == 6
 
 
 def test_the_vote_decides_after_which_step_the_run_stops():

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from src.errors import UserError
+from src.files.unfinished import unfinished
 
 
 @contextmanager
@@ -20,10 +21,11 @@ def appears_whole(path: Path) -> Iterator[Path]:
     try:
         folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
         try:
-            yield folder / path.name
-            # `path` comes last, so that a reader who finds it finds the other files
-            for written in sorted(folder.iterdir(), key=lambda entry: entry.name == path.name):
-                _move(written, path.parent / written.name)
+            with unfinished(folder):
+                yield folder / path.name
+                # `path` comes last, so that a reader who finds it finds the other files
+                for written in sorted(folder.iterdir(), key=lambda entry: entry.name == path.name):
+                    _move(written, path.parent / written.name)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
     except OSError as error:
@@ -42,6 +44,8 @@ def _move(written: Path, target: Path) -> None:
         if file.is_file():
             with open(file, "rb") as stream:
                 os.fsync(stream.fileno())
-    if target.is_dir():
+    if target.is_dir() and not target.is_symlink():
+        if not written.is_dir():
+            raise UserError(f"{target} is a folder, where the export writes a file: move it away")
         shutil.rmtree(target)
     os.replace(written, target)

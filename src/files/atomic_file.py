@@ -1,12 +1,15 @@
 """Atomic writing of a file: temporary name in the same folder, fsync, check, rename."""
 
 import os
+import secrets
 import shutil
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
 from src.errors import UserError
+from src.files.unfinished import unfinished
 
 # A killed process may leave a file with this suffix; nothing reads it, and it can be deleted.
 TEMPORARY_SUFFIX = ".partial"
@@ -17,28 +20,40 @@ def write_atomically(
 ) -> None:
     """Write `path` through `write(file)`; the file gets its name only after `check(temporary path)` passed.
 
-    On any failure an older file stays unchanged and the temporary file is removed (except after SIGKILL). Raises
-    `UserError` where the system refuses to write, and where `check` raises it.
+    On any failure an older file stays unchanged and the temporary file is removed (except after SIGKILL). Behind a
+    symbolic link, the file it points to is replaced. Raises `UserError` where the system refuses to write, where `path`
+    is a device or anything else that is not a file, and where `check` raises it.
     """
     path = Path(os.path.realpath(path))
     temporary = _temporary(path)
     try:
-        try:
-            with open(temporary, "wb") as file:
-                write(file)
-                file.flush()
-                os.fsync(file.fileno())
-            if check is not None:
-                _check(path, temporary, check)
-            os.replace(temporary, path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+        _require_replaceable(path)
+        with unfinished(temporary):
+            try:
+                with open(temporary, "xb") as file:  # "x" neither follows a link nor takes a file that exists
+                    write(file)
+                    file.flush()
+                    os.fsync(file.fileno())
+                if check is not None:
+                    _check(path, temporary, check)
+                os.replace(temporary, path)
+            except BaseException:
+                temporary.unlink(missing_ok=True)
+                raise
         _sync_folder(path.parent)
     except OSError as error:
         raise UserError(
             f"{path} cannot be written ({error.strerror or error}): choose another folder or free some space"
         ) from error
+
+
+def _require_replaceable(path: Path) -> None:
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISREG(mode):
+        raise UserError(f"{path} is not a file that can be replaced: give the name of a file")
 
 
 def link_atomically(source: Path, path: Path) -> None:
@@ -59,7 +74,8 @@ def link_atomically(source: Path, path: Path) -> None:
 
 
 def _temporary(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY_SUFFIX}")
+    """Return a name beside `path` that no file has."""
+    return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}{TEMPORARY_SUFFIX}")
 
 
 def _check(path: Path, temporary: Path, check: Callable[[Path], None]) -> None:

@@ -1,5 +1,6 @@
 """Results of many predictions: each goes to the journal and to the terminal at once."""
 
+import logging
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -7,10 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 from tqdm import tqdm
 
-from src.errors import RunError
+from src.errors import RunError, discard
 from src.prediction.journal import Journal, Record
 from src.prediction.predictions_file import shown
 from src.prediction.predictor import Prediction, Unreadable
+
+logger = logging.getLogger("beit")
 
 DIGITS = 6  # significant digits of a probability: float32 logits hold no more
 
@@ -38,9 +41,20 @@ def record_predictions(
             record = record_of(result, details)
             journal.append(record)
             if "class" in record and not quiet:
-                with bar.external_write_mode(sys.stdout):
-                    print(line_of(shown(record, details.probabilities)), flush=True)
+                quiet = not _print(line_of(shown(record, details.probabilities)), bar)
             bar.update()
+
+
+def _print(line: str, bar: tqdm) -> bool:
+    """Print a line above the bar; return whether that succeeded. The journal, not the terminal, is the result."""
+    try:
+        with bar.external_write_mode(sys.stdout):
+            print(line, flush=True)
+    except OSError as error:  # `infer.py | head`
+        discard(sys.stdout)
+        logger.warning("the lines cannot be printed (%s): the run goes on without", error.strerror)
+        return False
+    return True
 
 
 def record_of(result: Prediction | Unreadable, details: Details) -> Record:

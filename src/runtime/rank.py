@@ -13,7 +13,6 @@ import socket
 import subprocess
 import sys
 import time
-import traceback
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
@@ -41,12 +40,7 @@ def run_script(main: Callable[[], int | None]) -> NoReturn:
 
     if IS_RANK not in os.environ:
         sys.exit(exit_code(main))
-    try:
-        code = exit_code(main)
-    except Exception:
-        code = 1
-        traceback.print_exc()
-        logging.getLogger("beit").error(traceback.format_exc())
+    code = exit_code(main)
     logging.shutdown()
     if code == 0:
         _wait_for_release()

@@ -1,5 +1,6 @@
 """What a run prints and records after steps and epochs: progress lines, a live bar, metrics.csv and curves.png."""
 
+import contextlib
 import csv
 import io
 import logging
@@ -22,6 +23,61 @@ from src.trainer.loop import Callback, RunState
 from src.trainer.task import Batch, Charts, Metric
 
 logger = logging.getLogger("beit")
+
+
+class Unessential(Callback):
+    """A callback without which a run goes on: the first failure of `callback`, which writes `what`, is one warning."""
+
+    def __init__(self, callback: Callback, what: str) -> None:
+        self._callback, self._what = callback, what
+        self._warned = False
+
+    def on_train_begin(self, state: RunState) -> None:
+        self._try(self._callback.on_train_begin, state)
+
+    def on_epoch_begin(self, state: RunState) -> None:
+        self._try(self._callback.on_epoch_begin, state)
+
+    def on_step_end(self, state: RunState, batch: Batch | None) -> None:
+        self._try(self._callback.on_step_end, state, batch)
+
+    def on_epoch_end(self, state: RunState) -> None:
+        self._try(self._callback.on_epoch_end, state)
+
+    def on_train_end(self, state: RunState) -> None:
+        self._try(self._callback.on_train_end, state)
+
+    def on_exception(self, state: RunState) -> None:
+        self._try(self._callback.on_exception, state)
+
+    def _try(self, hook: Callable[..., None], *arguments: object) -> None:
+        try:
+            hook(*arguments)
+        except Exception as error:
+            if not self._warned:
+                self._warned = True
+                logger.warning("%s cannot be written (%s): the run goes on without", self._what, error)
+
+
+class RemovedFolders(Callback):
+    """Makes the `folders` of the run again if they were removed. The first callback, before those that write."""
+
+    def __init__(self, folders: Sequence[Path]) -> None:
+        self._folders = folders
+
+    def on_step_end(self, state: RunState, batch: Batch | None) -> None:
+        self._make()
+
+    def on_epoch_end(self, state: RunState) -> None:
+        self._make()
+
+    def on_exception(self, state: RunState) -> None:
+        self._make()
+
+    def _make(self) -> None:
+        for folder in self._folders:
+            with contextlib.suppress(OSError):  # reported by the callback that writes there
+                folder.mkdir(parents=True, exist_ok=True)
 
 
 class PrintedLines(Callback):

@@ -76,14 +76,21 @@ def check_labels(config: Config, info: ModelInfo, images: ImageFolder) -> None:
 
 
 def report_best(config: Config, task: Task, folders: Folders | None, images: ImageFolder) -> None:
-    """Write the report on the best weights of a finished run, which the network then has; only on the first rank."""
+    """Write the report on the best weights of a finished run, which the network then has; only on the first rank.
+
+    A report that cannot be written is a warning: the run has its result.
+    """
     if folders is None:
         return
     path = folders.best / BEST_FILE
     if not path.exists():
         logger.info("no report: %s does not exist", path)
         return
-    set_weights(task.network, load_checkpoint(path).weights)
     folder = folders.logs / "report"
-    report_on(task.network, build_eval_loader(config, task.info, images), path, config, folder)
-    logger.info("report on %s: %s", path, folder / "report.md")
+    try:
+        set_weights(task.network, load_checkpoint(path).weights)
+        report_on(task.network, build_eval_loader(config, task.info, images), path, config, folder)
+    except (UserError, OSError) as error:
+        logger.warning("no report: %s", error)
+    else:
+        logger.info("report on %s: %s", path, folder / "report.md")

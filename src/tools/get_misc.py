@@ -17,6 +17,8 @@ from src.tools.callback import (
     MetricsCsv,
     PrintedLines,
     ProgressBar,
+    RemovedFolders,
+    Unessential,
     UnreadableLines,
 )
 from src.tools.cell import weights_of
@@ -133,16 +135,19 @@ def build_callbacks(
     if ranks.size > 1:
         callbacks.append(SameWeights(ranks, task.network))
     if folders is not None:
+        metrics, curves = folders.logs / "metrics.csv", folders.logs / "curves.png"
+        updated = step.update if isinstance(step, AccumulatedStep) else step
         write_class_names(folders.checkpoints, task.info.class_names)
         write_class_names(folders.best, task.info.class_names)
         callbacks += [
-            ProgressBar(task.ranked_by),
-            # First of those that write: after a kill, the others restore their files from this one.
+            RemovedFolders((folders.checkpoints, folders.best, folders.logs, folders.summaries)),
+            Unessential(ProgressBar(task.ranked_by), "the progress bar"),
+            # First of those that write files: after a kill, the others restore theirs from this one.
             CurrentCheckpoints(config, folders.checkpoints, partial(run_checkpoint, step, task, state, options)),
             build_best(config, task, step.ema, folders),
-            MetricsCsv(folders.logs / "metrics.csv", task.metrics),
-            CurvesPicture(folders.logs / "curves.png", task.charts),
-            Summaries(config, folders.summaries, step.update if isinstance(step, AccumulatedStep) else step),
+            Unessential(MetricsCsv(metrics, task.metrics), str(metrics)),
+            Unessential(CurvesPicture(curves, task.charts), str(curves)),
+            Unessential(Summaries(config, folders.summaries, updated), str(folders.summaries)),
         ]
     unreadable = task.train_loader.unreadable
     return [*callbacks, UnreadableLines(unreadable, partial(total_over_ranks, ranks))]

@@ -6,18 +6,46 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from src.errors import discard
+
 logger = logging.getLogger("beit")
 
 
-class _BesideTheBar(logging.Handler):
+class _Unessential(logging.Handler):
+    """A handler whose failure ends nothing: the other handlers get a line about the first one."""
+
+    target = ""
+    _failed = False
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if not self._failed:
+            self._failed = True
+            logger.warning("%s cannot be written (%s): the run goes on without", self.target, sys.exc_info()[1])
+
+
+class _ToFile(_Unessential, logging.FileHandler):
+    """The log file of a rank."""
+
+    def __init__(self, file: Path) -> None:
+        super().__init__(file, encoding="utf-8", errors="backslashreplace")
+        self.target = str(file)
+
+
+class _BesideTheBar(_Unessential):
     """A handler that prints to standard output without breaking the progress bar on standard error."""
 
+    target = "standard output"
+
     def emit(self, record: logging.LogRecord) -> None:
-        text = self.format(record)
-        encoding = sys.stdout.encoding or "utf-8"
-        # a path that the terminal's encoding cannot represent must neither end the run nor cause logging errors
-        tqdm.write(text.encode(encoding, "backslashreplace").decode(encoding), file=sys.stdout)
-        sys.stdout.flush()
+        try:
+            text = self.format(record)
+            encoding = sys.stdout.encoding or "utf-8"
+            # a path that the terminal's encoding cannot represent must neither end the run nor cause logging errors
+            tqdm.write(text.encode(encoding, "backslashreplace").decode(encoding), file=sys.stdout)
+            sys.stdout.flush()
+        except (OSError, ValueError):  # `train.py | head`, a closed terminal, a full disk
+            self.handleError(record)
+            discard(sys.stdout)
 
 
 def start_logging(file: Path | None, *, terminal: bool) -> None:
@@ -32,6 +60,6 @@ def start_logging(file: Path | None, *, terminal: bool) -> None:
         handler.addFilter(lambda record: record.levelno < logging.ERROR)  # standard error has these
         logger.addHandler(handler)
     if file is not None:
-        to_file = logging.FileHandler(file, encoding="utf-8", errors="backslashreplace")
+        to_file = _ToFile(file)
         to_file.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
         logger.addHandler(to_file)

@@ -152,10 +152,17 @@ def run_checkpoint(step: TrainStep, task: Task, state: RunState, options: Mappin
 
 
 def training_state(state: RunState, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the part of a run's state that is not arrays, as values of JSON: place, history and options."""
+    """Return the part of a run's state that is not arrays, as values of JSON: place, history and options.
+
+    The place is the next step. After the last step of an epoch, that is the first of the next one; if the epoch has not
+    been evaluated, it is the step after the last, so that a resumed run begins with the evaluation.
+    """
+    epoch, step = divmod(state.iteration, state.steps_per_epoch)
+    if state.unevaluated:
+        epoch, step = state.epoch, state.step
     return {
-        "epoch": state.iteration // state.steps_per_epoch,
-        "step": state.iteration % state.steps_per_epoch,
+        "epoch": epoch,
+        "step": step,
         "steps_per_epoch": state.steps_per_epoch,
         "meter": state.meter.as_json(),
         "history": state.history,

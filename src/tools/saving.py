@@ -67,6 +67,13 @@ class CurrentCheckpoints(Callback):
         epoch, step = (state.epoch + 1, state.step) if state.step else (state.epoch, state.steps_per_epoch)
         logger.info("stopped at epoch %d step %d; saved %s", epoch, step, self._written[-1])
 
+    def on_exception(self, state: RunState) -> None:
+        """Write the state after the last step, unless a file holds it already."""
+        epoch, step = state.epoch + 1, state.step
+        if step and self._folder / f"{self._config.arch}-{epoch}_{step}.ckpt" not in self._written[-1:]:
+            self._write(state)
+            logger.info("saved %s before the run ends with an error", self._written[-1])
+
     def _write(self, state: RunState) -> None:
         path = self._folder / f"{self._config.arch}-{state.epoch + 1}_{state.step}.ckpt"
         save_checkpoint(path, self._snapshot())

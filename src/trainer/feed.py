@@ -8,7 +8,7 @@ import numpy as np
 from mindspore import Tensor
 from mindspore.dataset import GeneratorDataset
 
-from src.trainer.loop import EpochSteps, StepOutput
+from src.trainer.loop import EpochSteps, StepOutput, running_step
 from src.trainer.task import Loader
 
 # Takes the tensors of a micro-batch, and returns the results of the step after its last micro-batch, None before it.
@@ -20,7 +20,8 @@ def host_steps(step: Step, loader: Loader) -> EpochSteps:
 
     def epoch_steps(epoch: int, start_step: int) -> Generator[StepOutput, None, None]:
         for batch in loader.epoch(epoch, start_step):
-            results = step(*(Tensor(array) for array in batch))
+            with running_step():
+                results = step(*(Tensor(array) for array in batch))
             if results is not None:
                 yield *results, batch
 
@@ -43,7 +44,8 @@ def sink_steps(step: Step, loader: Loader, fields: Sequence[str], epochs: int) -
         for _ in range(start_step, loader.steps_per_epoch):
             results = None
             while results is None:
-                results = sink()
+                with running_step():
+                    results = sink()
             yield *results, None
 
     return epoch_steps

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from mindspore import Tensor
 
-from src.errors import RunError
+from src.errors import RunError, UserError
 from src.trainer.task import LOSS, Batch, Metric
+
+logger = logging.getLogger("beit")
 
 # The results of a step on the device - the objective's values [1 + M], whether it was skipped, its loss scale - and
 # the last micro-batch if the host has seen it.
@@ -32,6 +35,24 @@ METER_COUNTS = ("finite", "steps", "skipped", "nonfinite")
 
 class TrainingDiverged(RunError):
     """The loss has not been finite for too many steps."""
+
+
+class StepFailed(RunError):
+    """A training step ended with an error of MindSpore. The weights may be half updated."""
+
+
+@contextlib.contextmanager
+def running_step() -> Iterator[None]:
+    """Turn an error within a step into `StepFailed`, and write its traceback to the log file."""
+    try:
+        yield
+    except Exception as error:
+        logger.error("a training step failed", exc_info=error)
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise StepFailed(
+            f"a training step failed ({reason}): the log file has the traceback; if memory is short, lower batch_size "
+            "or raise accumulation_steps, then continue with --resume auto"
+        ) from error
 
 
 @dataclass
@@ -67,7 +88,8 @@ class StepMeter:
     def drain(self, left: int = 0) -> None:
         """Read the steps added so far but for the last `left`; waits for the last one read to finish."""
         while len(self._pending) > left:
-            values, skipped, loss_scale = (tensor.asnumpy() for tensor in self._pending.popleft())
+            with running_step():  # an asynchronous device reports its errors here
+                values, skipped, loss_scale = (tensor.asnumpy() for tensor in self._pending.popleft())
             self.steps += 1
             self.skipped += bool(skipped)
             self.last_loss_scale = float(loss_scale)
@@ -117,6 +139,11 @@ class RunState:
         return self.epoch * self.steps_per_epoch + self.step
 
     @property
+    def unevaluated(self) -> bool:
+        """Whether all steps of this epoch are done, but not its evaluation."""
+        return self.step == self.steps_per_epoch and not (self.history and self.history[-1]["epoch"] > self.epoch)
+
+    @property
     def epoch_text(self) -> str:
         """The epoch in printed lines."""
         return f"epoch {self.epoch + 1}/{self.epochs}"
@@ -150,6 +177,9 @@ class Callback:
     def on_train_end(self, state: RunState) -> None:
         """Called after the last step of the run, also if the run was asked to stop."""
 
+    def on_exception(self, state: RunState) -> None:
+        """Called instead of `on_train_end` when an exception ends the run between two steps."""
+
 
 def train(
     epoch_steps: EpochSteps,
@@ -165,10 +195,31 @@ def train(
         evaluate: called after each epoch; returns metrics by name.
         stop_vote: takes whether this rank was asked to stop, and returns whether all ranks stop now.
 
-    Raises `TrainingDiverged` if the loss is not finite for `state.max_nonfinite_steps` steps in a row.
+    An exception of another kind between two steps, for example in a loader, ends the run after `on_exception` of the
+    callbacks. Raises `TrainingDiverged` if the loss is not finite for `state.max_nonfinite_steps` steps in a row.
     """
     for callback in callbacks:
         callback.on_train_begin(state)
+    try:
+        _train(epoch_steps, evaluate, callbacks, state, stop_vote)
+    except (TrainingDiverged, StepFailed):
+        raise  # weights that are not worth keeping
+    except Exception:
+        for callback in callbacks:
+            with contextlib.suppress(UserError):  # the disk may be what has failed
+                callback.on_exception(state)
+        raise
+    for callback in callbacks:
+        callback.on_train_end(state)
+
+
+def _train(
+    epoch_steps: EpochSteps,
+    evaluate: Callable[[], Mapping[str, float]],
+    callbacks: Sequence[Callback],
+    state: RunState,
+    stop_vote: Callable[[bool], bool],
+) -> None:
     while state.epoch < state.epochs and not state.stopping:
         _train_epoch(epoch_steps, callbacks, state, stop_vote)
         if state.step < state.steps_per_epoch:
@@ -180,8 +231,6 @@ def train(
             callback.on_epoch_end(state)
         state.epoch, state.step = state.epoch + 1, 0
         state.stopping = stop_vote(state.stop_signal is not None) or state.stopping
-    for callback in callbacks:
-        callback.on_train_end(state)
 
 
 def _train_epoch(
