@@ -54,7 +54,7 @@ def main() -> None:
 def predict(config: InferConfig, images: list[str], journal: Journal) -> None:
     """Load the network, predict the images that are not in the journal, write the file and draw the pictures."""
     # imported late, so that invalid options are reported at once
-    from src.data.image_batches import as_image
+    from src.data.decode import read_rgb
     from src.files.png_file import save_png
     from src.prediction.pictures import attention_picture, contact_sheet
     from src.prediction.predict_files import Details, print_unreadable, record_predictions
@@ -91,7 +91,7 @@ def predict(config: InferConfig, images: list[str], journal: Journal) -> None:
             f"or remove them"
         )
     if config.attention is not None:
-        picture = attention_picture(as_image(images[0]), predictor.attention(images[0]), info)
+        picture = attention_picture(read_rgb(images[0]), predictor.attention(images[0]), info)
         save_png(picture, Path(config.attention))
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +17,10 @@ from PIL import Image
 
 from src.data.decode import UnreadableImage, read_rgb
 from src.data.image_folder import check_class_names, read_image_folder
+from src.data.memory_budget import MemoryBudget
 from src.data.sampling import spread
 from src.errors import UserError
+from tests.tiny_project import ROOT
 
 GOLDEN = dict(np.load(Path(__file__).parent / "golden" / "data.npz"))
 
@@ -154,7 +158,7 @@ def test_the_exif_orientation_is_ignored(tmp_path):
     ("content", "complaint"),
     [
         (b"", "the file is empty"),
-        (b"<html>not found</html>", "it is not in an image format that Pillow knows"),
+        (b"<html>not found</html>", "it is in none of the formats JPEG, PNG, BMP, GIF, PPM, TIFF, WEBP"),
         (GOLDEN["file_jpeg"].tobytes()[:300], "OSError: Truncated File Read"),
         (GOLDEN["file_jpeg"].tobytes()[:-40], "OSError: image file is truncated"),
         (GOLDEN["file_rgb"].tobytes()[:120], "OSError|SyntaxError"),
@@ -189,3 +193,77 @@ def test_a_transparent_palette_causes_no_warning(tmp_path):
         check=True,
     )
     assert (run.stdout, run.stderr) == ("(12, 9)\n", "")
+
+
+def hostile(folder: Path, kind: str) -> Path:
+    path = folder / "a.jpg"
+    if kind == "FIFO":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "sparse":
+        path.touch()
+        os.truncate(path, 2**43)
+    elif kind == "pixels":
+        Image.new("1", (16_000, 16_000)).save(path, "PNG")
+    else:
+        path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n0 0 moveto\n%%EOF\n")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        ("FIFO", "named pipe"),
+        ("device", "a device"),
+        ("folder", "a folder"),
+        ("sparse", "larger than"),
+        ("pixels", "exceeds limit"),
+        ("PostScript", "none of the formats JPEG"),
+    ],
+)
+def test_an_image_file_neither_blocks_nor_starts_a_program(tmp_path, monkeypatch, kind, reason):
+    for name in ("gs", "gswin32c"):  # what Pillow starts for PostScript
+        (tmp_path / name).write_text(f"#!/bin/sh\ntouch {tmp_path}/started\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    with pytest.raises(UnreadableImage, match=reason):
+        read_rgb(hostile(tmp_path, kind))
+    assert not (tmp_path / "started").exists()
+
+
+def test_the_images_in_work_share_a_budget_of_memory(tmp_path):
+    """Twelve files of 20 KB and 100 megapixels, which would take 4.8 GB at once, in a process with 2.5 GB."""
+    Image.new("L", (10_000, 10_000)).save(tmp_path / "a.png")
+    code = f"""
+import resource, sys
+sys.path.insert(0, {str(ROOT)!r})
+from concurrent.futures import ThreadPoolExecutor
+from src.data.decode import rgb_image
+def size(_):
+    with rgb_image({str(tmp_path / "a.png")!r}) as image:
+        return image.resize((8, 8)).size
+print(set(ThreadPoolExecutor(12).map(size, range(12))))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 < 1.6e9)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "{(8, 8)}\nTrue\n"
+
+
+@pytest.mark.parametrize("amounts", [[5, 5, 5], [10, 1], [100, 3]])
+def test_a_memory_budget_is_never_exceeded_and_never_blocks_for_good(amounts):
+    budget, taken, most = MemoryBudget(10), [], []
+
+    def work(amount):
+        with budget.taken(amount):
+            taken.append(min(amount, 10))
+            most.append(sum(taken))
+            time.sleep(0.01)
+            taken.remove(min(amount, 10))
+
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(work, amounts * 5))
+    assert len(most) == 5 * len(amounts)
+    assert max(most) <= 10

@@ -86,7 +86,7 @@ def test_unreadable_images_are_named_counted_and_replaced_with_their_labels(fold
     assert train.unreadable.count(1) == 0
     reasons = {
         3: "the file is empty",
-        11: "it is not in an image format that Pillow knows",
+        11: "it is in none of the formats JPEG, PNG, BMP, GIF, PPM, TIFF, WEBP",
         12: "No such file or directory",
         35: "OSError: ",
     }

@@ -1,20 +1,40 @@
-"""From an image file to 8-bit RGB, as Pillow's `convert("RGB")`, and the record of files that cannot be read."""
+"""From an image file to 8-bit RGB, as Pillow's `convert("RGB")`, and the record of files that cannot be read.
 
+Image files may come from strangers. Only regular files in the formats of `FORMATS` are opened: Pillow would start
+Ghostscript for PostScript, whatever the name of the file. The decoded images of all threads together stay in `MEMORY`.
+"""
+
+import contextlib
 import io
 import logging
 import os
 import threading
 import warnings
+from collections.abc import Iterator
+from typing import IO
 
 from PIL import Image, UnidentifiedImageError
 
+from src.data.memory_budget import MemoryBudget
 from src.errors import UserError, without_control_characters
+from src.files.regular_file import IrregularFile, open_regular
 
 logger = logging.getLogger("beit")
 
 # Files with these warnings decode correctly, and the user cannot act on a warning during training.
 warnings.filterwarnings("ignore", message="Palette images with Transparency", category=UserWarning, module="PIL")
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # at half of Pillow's limit
 warnings.filterwarnings("ignore", message="(Possibly corrupt|Corrupt) EXIF data", category=UserWarning, module="PIL")
+
+# Pillow's names of the formats of `src.data.image_folder.IMAGE_EXTENSIONS`.
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
+MAX_BYTES = 2**30  # of a file
+MAX_PIXELS = 178_956_970  # of an image; Pillow refuses more
+HELD_BYTES = 2**24  # a file up to this size is read at once, a larger one while it is decoded
+
+# Pillow takes 4 bytes for a pixel in RGB, and as many again while it converts another mode.
+BYTES_PER_PIXEL = 4
+MEMORY = MemoryBudget(2**30)
 
 
 class UnreadableImage(UserError):
@@ -32,21 +52,45 @@ def read_rgb(path: str | os.PathLike[str]) -> Image.Image:
     Pillow converts other modes: it drops transparency without blending. The EXIF orientation is ignored. Raises
     `UnreadableImage`.
     """
-    try:
-        with open(path, "rb") as file:
-            data = file.read()
-    except OSError as error:
-        raise UnreadableImage(path, error.strerror or str(error)) from error
+    with rgb_image(path) as image:
+        return image
+
+
+@contextlib.contextmanager
+def rgb_image(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
+    """Yield the image of `read_rgb`, which takes its share of `MEMORY` until the end of the block."""
+    with contextlib.ExitStack() as stack:
+        try:
+            image = stack.enter_context(Image.open(stack.enter_context(_open(path)), formats=FORMATS))
+            width, height = image.size
+            if width * height > MAX_PIXELS:
+                raise UnreadableImage(path, f"it has {width} x {height} pixels, more than {MAX_PIXELS}")
+            copies = 1 if image.mode == "RGB" else 2
+            stack.enter_context(MEMORY.taken(copies * BYTES_PER_PIXEL * width * height))
+            image.load()
+            rgb = image if image.mode == "RGB" else image.convert("RGB")  # `convert` copies RGB images
+        except UnreadableImage:
+            raise
+        except UnidentifiedImageError as error:
+            raise UnreadableImage(path, f"it is in none of the formats {', '.join(FORMATS)}") from error
+        except IrregularFile as error:
+            raise UnreadableImage(path, f"it {error.reason}") from error
+        except Exception as error:  # on damaged files Pillow's parsers raise many types, even struct.error
+            reason = error.strerror if isinstance(error, OSError) else None
+            raise UnreadableImage(path, reason or f"{type(error).__name__}: {error}") from error
+        yield rgb
+
+
+def _open(path: str | os.PathLike[str]) -> IO[bytes]:
+    file = open_regular(path, limit=MAX_BYTES)
+    size = os.fstat(file.fileno()).st_size
+    if size > HELD_BYTES:
+        return file
+    with file:
+        data = file.read()
     if not data:
         raise UnreadableImage(path, "the file is empty")
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            image.load()
-            return image if image.mode == "RGB" else image.convert("RGB")  # `convert` copies RGB images
-    except UnidentifiedImageError as error:
-        raise UnreadableImage(path, "it is not in an image format that Pillow knows") from error
-    except Exception as error:  # on damaged files Pillow's parsers raise many types, even struct.error
-        raise UnreadableImage(path, f"{type(error).__name__}: {error}") from error
+    return io.BytesIO(data)
 
 
 class UnreadableImages:

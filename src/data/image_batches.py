@@ -1,5 +1,6 @@
 """Batches of images that worker threads read, decode and prepare: the one path of evaluation and prediction."""
 
+import contextlib
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from src.data.decode import UnreadableImage, read_rgb
+from src.data.decode import UnreadableImage, rgb_image
 from src.data.prefetch import Job, prefetch
 from src.data.transforms import eval_transform
 from src.model.model_info import ModelInfo
@@ -62,11 +63,10 @@ def image_batches(
 
         def prepare(row: int) -> None:
             try:
-                image = as_image(chunk[row])
+                with rgb_image_of(chunk[row]) as image:
+                    preparation.fill(image, out=batch.image[row])
             except UnreadableImage as error:
                 batch.unreadable[row] = error
-            else:
-                preparation.fill(image, out=batch.image[row])
 
         return Job(len(chunk), prepare, lambda: batch)
 
@@ -75,8 +75,13 @@ def image_batches(
     return prefetch(map(job, chunks), num_workers, batch_size)
 
 
-def as_image(source: Source) -> Image.Image:
-    """Return `source` in mode RGB. Raises `UnreadableImage`."""
+@contextlib.contextmanager
+def rgb_image_of(source: Source) -> Iterator[Image.Image]:
+    """Yield `source` in mode RGB. Raises `UnreadableImage`."""
     if isinstance(source, np.ndarray):
-        source = Image.fromarray(source)
-    return source.convert("RGB") if isinstance(source, Image.Image) else read_rgb(source)
+        yield Image.fromarray(source).convert("RGB")
+    elif isinstance(source, Image.Image):
+        yield source.convert("RGB")
+    else:
+        with rgb_image(source) as image:
+            yield image

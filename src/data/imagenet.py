@@ -4,6 +4,7 @@ The content of a batch depends on the seed, the epoch and the step. It depends n
 nor on how a global batch is divided among devices and accumulated micro-batches.
 """
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
@@ -13,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from src.data.augment.mixup import Mixing, Mixup, mix_images, mix_targets
-from src.data.decode import UnreadableImage, UnreadableImages, read_rgb
+from src.data.decode import UnreadableImage, UnreadableImages, rgb_image
 from src.data.image_batches import Preparation, image_batches
 from src.data.image_folder import ImageFolder
 from src.data.prefetch import Job, prefetch
@@ -136,9 +137,9 @@ class TrainLoader:
 
         def augment(row: int) -> None:
             index = int(indices[row])
-            image, source = self._read(epoch, index)
-            labels[row] = self.folder.labels[source]
-            self.transform(image, generator(self.seed, SAMPLE, epoch, index), out=images[row])
+            with self._read(epoch, index) as (image, source):
+                labels[row] = self.folder.labels[source]
+                self.transform(image, generator(self.seed, SAMPLE, epoch, index), out=images[row])
 
         def mix() -> TrainBatch:
             if mixing is not None:
@@ -149,14 +150,19 @@ class TrainLoader:
 
         return Job(len(indices), augment, mix)
 
-    def _read(self, epoch: int, index: int) -> tuple[Image.Image, int]:
-        """Return image number `index` or its first readable replacement, and the number of the image that was read."""
-        for source in chain((index,), replacements(self.seed, epoch, index, len(self.folder))):
-            try:
-                return read_rgb(self.folder.paths[source]), source
-            except UnreadableImage as error:
-                self.unreadable.add(epoch, source, error)
-                last = error
+    @contextlib.contextmanager
+    def _read(self, epoch: int, index: int) -> Iterator[tuple[Image.Image, int]]:
+        """Yield image number `index` or its first readable replacement, and the number of the image that was read."""
+        with contextlib.ExitStack() as stack:
+            for source in chain((index,), replacements(self.seed, epoch, index, len(self.folder))):
+                try:
+                    image = stack.enter_context(rgb_image(self.folder.paths[source]))
+                except UnreadableImage as error:
+                    self.unreadable.add(epoch, source, error)
+                    last = error
+                else:
+                    yield image, source
+                    return
         raise last
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from src.data.image_batches import Source, as_image, image_batches, preparation_of
+from src.data.image_batches import Source, image_batches, preparation_of, rgb_image_of
 from src.errors import UserError
 from src.model.model_info import ModelInfo
 from src.prediction.loaded_network import Network
@@ -107,7 +107,8 @@ class Predictor:
         """
         attention = self.require_attention()
         row = np.zeros(self._preparation.shape, self._preparation.dtype)
-        self._preparation.fill(as_image(image), out=row)
+        with rgb_image_of(image) as rgb:
+            self._preparation.fill(rgb, out=row)
         return attention(row)
 
     def require_attention(self) -> Callable[[np.ndarray], np.ndarray]:
