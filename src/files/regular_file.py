@@ -2,7 +2,7 @@
 
 import os
 import stat
-from typing import BinaryIO
+from typing import IO
 
 from src.errors import UserError
 
@@ -28,7 +28,7 @@ class IrregularFile(UserError):
 
 def open_regular(
     path: str | os.PathLike[str], mode: str = "rb", *, limit: int | None = None, follow: bool = True
-) -> BinaryIO:
+) -> IO[bytes]:
     """Open a regular file of at most `limit` bytes; never blocks, and never opens a device.
 
     `mode` is "rb", or "a+b", which makes a missing file and truncates none. Without `follow`, a symbolic link is
