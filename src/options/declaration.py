@@ -17,6 +17,7 @@ KIND_NAMES = {bool: "True or False", int: "a whole number", float: "a number", s
 NONE_WORDS = ("none", "null", "~", "")
 BOOLEANS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 NAME_BYTES, PATH_BYTES = 255, 4095  # longest name and path that Linux accepts
+LARGEST_INT = 2**63 - 1  # of numpy
 SHOWN_LETTERS = 100  # of a value in an error message
 COMPARISONS = {"at_least": operator.ge, "more_than": operator.gt, "at_most": operator.le, "less_than": operator.lt}
 
@@ -87,7 +88,10 @@ class Option:
             return _finite(raw)
         if self.kind is str and b"\0" in os.fsencode(raw):  # no path; fsencode raises ValueError for other letters
             raise ValueError
-        return self.kind(raw)
+        value = self.kind(raw)
+        if self.kind is int and abs(value) > LARGEST_INT:
+            raise ValueError
+        return value
 
     def _admits(self, value: Any) -> bool:
         if self.choices:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from mindspore import nn
 
-from src.config import Config
+from src.config import Config, TrainConfig
 from src.runtime.device import start_device
 from src.runtime.distributed import Ranks, join, launched_ranks, total_over_ranks
 from src.tools.callback import (
@@ -22,6 +22,7 @@ from src.tools.callback import (
 from src.tools.cell import weights_of
 from src.tools.compile_cache import cached_step
 from src.tools.logs import start_logging
+from src.tools.memory_need import need_of, require_memory, require_memory_for_steps
 from src.tools.optimizer import create_optimizer, parameter_groups
 from src.tools.resume import ResumePoint, run_checkpoint
 from src.tools.run_folder import Folders, check_space, make_run_folder, run_name, write_class_names
@@ -47,7 +48,8 @@ logger = logging.getLogger("beit")
 
 
 def start(config: Config) -> Ranks:
-    """Choose the device and join the other ranks."""
+    """Choose the device and join the other ranks. Raises `UserError` for a network that memory cannot hold."""
+    require_memory(need_of(config, training=isinstance(config, TrainConfig)), config.batch_size)
     ranks = launched_ranks(os.environ, config.device_num)
     device_id = ranks.local_rank if ranks.size > 1 else config.device_id
     start_device(config.device_target, device_id, pynative=config.pynative_mode)
@@ -65,6 +67,7 @@ def build_training(
     config: Config, task: Task, ranks: Ranks, folders: Folders | None, resumed: ResumePoint | None
 ) -> tuple[RunState, TrainStep]:
     """Load the weights, build the training step, and set both to the place where the run starts or resumes."""
+    require_memory_for_steps(config.epochs, task.train_loader.steps_per_epoch)
     state = RunState(
         epochs=config.epochs,
         steps_per_epoch=task.train_loader.steps_per_epoch,
