@@ -21,10 +21,10 @@ def main() -> None:
     for option in ("contact_sheet", "attention"):
         if getattr(config, option) is not None:
             prepare_output(option, Path(getattr(config, option)), [".png"])
-    # a file name that is not valid UTF-8 is printed as its bytes
+    # a name that the terminal's encoding cannot represent must not end the run
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="surrogateescape")
+            stream.reconfigure(errors="backslashreplace")
     images = find_images(Path(str(config.data_path)), config.recursive)
     if config.attention is not None and len(images) != 1:
         raise UserError(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from tqdm import tqdm
 
-from src.errors import RunError
+from src.errors import RunError, without_control_characters
 from src.prediction.journal import Journal, Record
 from src.prediction.predictions_file import shown
 from src.prediction.predictor import Prediction, Unreadable
@@ -39,7 +39,7 @@ def record_predictions(
             journal.append(record)
             if "class" in record and not quiet:
                 with bar.external_write_mode(sys.stdout):
-                    print(line_of(shown(record, details.probabilities)), flush=True)
+                    print(without_control_characters(line_of(shown(record, details.probabilities))), flush=True)
             bar.update()
 
 
@@ -67,5 +67,6 @@ def print_unreadable(records: Iterable[Record]) -> int:
     """Print the path and the reason of each unreadable image to standard error, and return their number."""
     unreadable = [record for record in records if "unreadable" in record]
     for record in unreadable:
-        print(f"{record['image']} cannot be read: {record['unreadable']}", file=sys.stderr)
+        line = f"{record['image']} cannot be read: {record['unreadable']}"
+        print(without_control_characters(line), file=sys.stderr)
     return len(unreadable)

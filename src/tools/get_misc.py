@@ -10,6 +10,8 @@ import numpy as np
 from mindspore import nn
 
 from src.config import Config, TrainConfig
+from src.errors import UserError
+from src.files.regular_file import open_regular
 from src.runtime.device import start_device
 from src.runtime.distributed import Ranks, join, launched_ranks, total_over_ranks
 from src.tools.callback import (
@@ -58,9 +60,13 @@ def start(config: Config) -> Ranks:
 
 
 def start_logs(config: Config, ranks: Ranks) -> None:
-    """Open a log file for each rank; the first rank also prints its lines."""
-    folder = make_run_folder(config.logs_root_dir, run_name(config))
-    start_logging(folder / f"rank_{ranks.rank}.log", terminal=ranks.is_first)
+    """Open a log file for each rank; the first rank also prints its lines. Raises `UserError` if it cannot."""
+    path = make_run_folder(config.logs_root_dir, run_name(config)) / f"rank_{ranks.rank}.log"
+    try:
+        open_regular(path, "a+b", follow=False).close()
+    except OSError as error:
+        raise UserError(f"{path} cannot be written ({error.strerror}); choose another logs_root_dir") from None
+    start_logging(path, terminal=ranks.is_first)
 
 
 def build_training(
