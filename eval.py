@@ -14,6 +14,7 @@ from src.config import EvalConfig, parse_args
 from src.data.assembly import read_validation_images
 from src.data.imagenet import EvalLoader
 from src.data.transforms import eval_transform
+from src.files.writable_folder import make_folder
 from src.runtime.gpu_libraries import require_gpu
 from src.runtime.rank import run_script
 
@@ -22,6 +23,8 @@ def main() -> None:
     """Print the loss and the accuracies, in percent, over the validation images."""
     config: EvalConfig = parse_args(sys.argv[1:], "eval")
     require_gpu(config.device_target)
+    if config.report is not None:
+        make_folder(Path(config.report))  # before the evaluation, which may take hours
     images = read_validation_images(config)
 
     # MindSpore takes seconds to import: --help, a wrong option and a wrong folder answer before that

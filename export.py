@@ -34,10 +34,12 @@ def main() -> None:
     from src.export.publish import appears_whole
     from src.prediction.loaded_network import Network
     from src.runtime.device import start_device
+    from src.tools.memory_need import Need, require_memory
     from src.tools.starting_point import read_checkpoint
     from src.weights.rebuild import rebuild_network
 
     checkpoint, info = read_checkpoint(config)
+    require_memory(Need(info.model), batch_size=1)
     start_device(config.device_target, config.device_id, pynative=False)
     network = rebuild_network(info, checkpoint.weights, Path(str(config.pretrained)))
 

@@ -26,10 +26,10 @@ def main() -> None:
     for option in ("contact_sheet", "attention"):
         if getattr(config, option) is not None:
             prepare_output(option, Path(getattr(config, option)), [".png"])
-    # a file name that is not valid UTF-8 is printed as its bytes
+    # a name that the terminal's encoding cannot represent must not end the run
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="surrogateescape")
+            stream.reconfigure(errors="backslashreplace")
     images = find_images(Path(str(config.data_path)), config.recursive)
     if config.attention is not None and len(images) != 1:
         raise UserError(
@@ -59,17 +59,21 @@ def predict(config: InferConfig, images: list[str], journal: Journal) -> None:
     from src.prediction.pictures import attention_picture, contact_sheet
     from src.prediction.predict_files import Details, print_unreadable, record_predictions
     from src.prediction.predictor import Predictor
+    from src.tools.memory_need import Need, require_memory
 
+    batch_size = min(config.batch_size, len(images))
     predictor = Predictor.from_file(
         str(config.checkpoint),
         arch=config.arch,
-        batch_size=min(config.batch_size, len(images)),
+        batch_size=batch_size,
         num_workers=config.num_parallel_workers,
         device_target=config.device_target,
         device_id=config.device_id,
     )
     info, output = predictor.info, Path(config.output)
     classes = info.model.num_classes
+    # an int8 file has one byte per value
+    require_memory(Need(info.model, width=1, network=config.device_target == "CPU"), batch_size)
     if config.attention is not None:
         predictor.require_attention()
     if config.topk is not None and config.topk > classes:

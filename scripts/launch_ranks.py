@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-
-import yaml
+from typing import cast
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from src.errors import UserError, exit_code
-from src.options.config_file import find_config
+from src.config import Config
+from src.errors import exit_code
+from src.options.config_file import find_config, read_entries
+from src.options.declaration import declared
 from src.runtime.hosts import choose_devices, read_hostfile
 from src.runtime.launcher import launch
 
@@ -33,12 +34,10 @@ def main() -> int:
 
 def configured_devices(path: Path) -> int | None:
     """Return the device_num of a config file, or None; the script itself reports other errors in the file."""
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{path} cannot be read as a config file: {str(error).splitlines()[0]}") from None
-    number = values.get("device_num") if isinstance(values, dict) else None
-    return number if isinstance(number, int) and number > 0 else None
+    for name, value, line in read_entries(path):
+        if name == "device_num":
+            return cast("int", declared(Config)[name].parse(value, f"{path}, line {line}: {name}"))
+    return None
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from src.errors import UserError
 from src.model.variants import VARIANTS, get_variant, patch_grid
 from src.options.command_line import Script, parse
 from src.options.config_file import read_values, write_values
-from src.options.declaration import borrowed, option
+from src.options.declaration import borrowed, option, shown
 
 DATASET = "Dataset"
 AUGMENT = "Augmentations"
@@ -28,6 +28,7 @@ PREDICTION = "Prediction"
 PREVIEW = "Preview"
 
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "random")
+POSTFIX_BYTES = 200  # with the name of the architecture, a file name of at most 255
 SCHEDULES = ("cosine_lr", "constant_lr", "multistep_lr", "exp_lr")
 
 
@@ -49,7 +50,9 @@ class Config:
     aa_interpolation: str = option(AUGMENT, "bicubic", "resampling of the crop and the warps", choices=INTERPOLATIONS)
     re_mode: str = option(AUGMENT, "pixel", "fill of RandomErasing", choices=("const", "rand", "pixel"))
     re_prob: float = option(AUGMENT, 0.25, "probability of RandomErasing", at_least=0, at_most=1)
-    re_count: int = option(AUGMENT, 1, "largest number of boxes that RandomErasing erases per image", at_least=1)
+    re_count: int = option(
+        AUGMENT, 1, "largest number of boxes that RandomErasing erases per image", at_least=1, at_most=1000
+    )
     cutmix: float = option(AUGMENT, 1.0, "alpha of CutMix, 0 to disable it", at_least=0)
     mixup: float = option(AUGMENT, 0.8, "alpha of Mixup, 0 to disable it", at_least=0)
     mixup_prob: float = option(AUGMENT, 1.0, "probability of Mixup or CutMix", at_least=0, at_most=1)
@@ -70,14 +73,14 @@ class Config:
     base_lr: float = option(OPTIMIZER, 2e-3, "peak learning rate, not scaled by the batch size", more_than=0)
     min_lr: float = option(OPTIMIZER, 1e-6, "learning rate at the end of cosine_lr", at_least=0)
     lr_scheduler: str = option(OPTIMIZER, "cosine_lr", "learning rate schedule", choices=SCHEDULES)
-    lr_adjust: int = option(OPTIMIZER, 30, "epochs between two steps of multistep_lr", at_least=1)
+    lr_adjust: int = option(OPTIMIZER, 30, "epochs between two steps of multistep_lr", at_least=1, at_most=1_000_000)
     lr_gamma: float = option(OPTIMIZER, 0.97, "factor per multistep_lr step or exp_lr epoch", more_than=0, at_most=1)
     momentum: float = option(OPTIMIZER, 0.9, "momentum of the momentum optimizer", at_least=0, less_than=1)
     weight_decay: float = option(OPTIMIZER, 0.05, "weight decay, 0 on one-dimensional parameters", at_least=0)
     layer_decay: float = option(OPTIMIZER, 0.9, "learning rate factor to the previous block", more_than=0, at_most=1)
 
-    epochs: int = option(TRAINING, 100, "number of training epochs", at_least=1)
-    batch_size: int = option(TRAINING, 64, "images per device and micro-batch", at_least=1)
+    epochs: int = option(TRAINING, 100, "number of training epochs", at_least=1, at_most=1_000_000)
+    batch_size: int = option(TRAINING, 64, "images per device and micro-batch", at_least=1, at_most=1_000_000)
     is_dynamic_loss_scale: bool = option(TRAINING, True, "adapt the loss scale to overflows")
     loss_scale: float = option(TRAINING, 1024.0, "loss scale, the initial one if it is dynamic", at_least=1)
     num_parallel_workers: int = option(TRAINING, 8, "threads that read and augment images", at_least=1, at_most=1024)
@@ -93,7 +96,9 @@ class Config:
     ema_decay: float = option(TRAINING, 0.9999, "decay of the moving average", at_least=0, at_most=1)
     pynative_mode: bool = option(TRAINING, False, "run operator by operator instead of compiling a graph")
     dataset_sink_mode: bool = option(TRAINING, True, "feed data through the device's queue (GPU and Ascend)")
-    accumulation_steps: int = option(TRAINING, 1, "micro-batches averaged into one step", added=True, at_least=1)
+    accumulation_steps: int = option(
+        TRAINING, 1, "micro-batches averaged into one step", added=True, at_least=1, at_most=1_000_000
+    )
     max_nonfinite_steps: int = option(
         TRAINING, 10, "consecutive non-finite losses that end the run", added=True, at_least=1
     )
@@ -109,8 +114,10 @@ class Config:
     )  # fmt: skip
     file_format: str = option(MODEL, "ONNX", "format that export.py writes", choices=("ONNX", "MINDIR", "AIR"))
     pretrained: str | None = option(MODEL, None, "checkpoint to start from, to evaluate or to export")
-    image_size: int = option(MODEL, 224, "side of the input image in pixels", at_least=1)
-    num_classes: int = option(MODEL, 1000, "classes, 0 to take them from the data or the checkpoint", at_least=0)
+    image_size: int = option(MODEL, 224, "side of the input image in pixels", at_least=1, at_most=4096)
+    num_classes: int = option(
+        MODEL, 1000, "classes, 0 to take them from the data or the checkpoint", at_least=0, at_most=1_000_000
+    )
     drop: float = option(MODEL, 0.0, "dropout of the embeddings and after each projection", at_least=0, less_than=1)
     drop_block: float = option(MODEL, 0.0, "only 0: BEiT has no DropBlock layer")
     drop_path: float = option(MODEL, 0.1, "stochastic depth of the last block", at_least=0, less_than=1)
@@ -131,8 +138,10 @@ class Config:
     calibration_folder: str | None = option(EXPORT, None, "images that fix the ranges of int8", added=True)
     agreement_folder: str | None = option(EXPORT, None, "images on which to compare file and network", added=True)
 
-    device_id: int = option(HARDWARE, 0, "device of a run on one device", at_least=0)
-    device_num: int = option(HARDWARE, 1, "number of devices; above 1, start the run with mpirun", at_least=1)
+    device_id: int = option(HARDWARE, 0, "device of a run on one device", at_least=0, at_most=1023)
+    device_num: int = option(
+        HARDWARE, 1, "number of devices; above 1, start the run with mpirun", at_least=1, at_most=4096
+    )
     device_target: str = option(HARDWARE, "GPU", "type of device", choices=("CPU", "GPU", "Ascend"))
     compile_cache: str | None = option(HARDWARE, None, "folder of compiled graphs, for a faster start", added=True)
 
@@ -140,8 +149,10 @@ class Config:
     ckpt_root_dir: str = option(CALLBACKS, "outputs/checkpoints/", "folder of the current checkpoints")
     best_ckpt_root_dir: str = option(CALLBACKS, "outputs/best_checkpoints/", "folder of the best checkpoints")
     logs_root_dir: str = option(CALLBACKS, "outputs/logs/", "folder of the text logs and of metrics.csv")
-    ckpt_keep_num: int = option(CALLBACKS, 10, "number of current checkpoints to keep", at_least=1)
-    best_ckpt_num: int = option(CALLBACKS, 5, "number of best checkpoints to keep, by top-1", at_least=1)
+    ckpt_keep_num: int = option(CALLBACKS, 10, "number of current checkpoints to keep", at_least=1, at_most=1_000_000)
+    best_ckpt_num: int = option(
+        CALLBACKS, 5, "number of best checkpoints to keep, by top-1", at_least=1, at_most=1_000_000
+    )
     ckpt_save_every_step: int = option(CALLBACKS, 0, "steps between checkpoints, 0: one per epoch", at_least=0)
     ckpt_save_every_seconds: int = option(CALLBACKS, 1800, "seconds between checkpoints, 0: one per epoch", at_least=0)
     print_loss_every: int = option(CALLBACKS, 100, "steps between two lines of progress", at_least=1)
@@ -170,8 +181,9 @@ class Config:
         for name in ("train_num_samples", "val_num_samples"):
             if getattr(self, name) == 0:
                 yield f"{name} is 0; set a number of images, or -1 for all"
-        if not re.fullmatch(r"[\w.-]+", self.model_postfix):
-            yield f"model_postfix is {self.model_postfix!r}, expected letters, digits, '.', '_' and '-'"
+        if not re.fullmatch(r"[\w.-]+", self.model_postfix) or len(self.model_postfix.encode()) > POSTFIX_BYTES:
+            letters = f"at most {POSTFIX_BYTES} letters, digits, '.', '_' and '-'"
+            yield f"model_postfix is {shown(self.model_postfix)!r}, expected {letters}"
         if self.collect_input_data and self.dataset_sink_mode and self.device_target != "CPU":
             yield "collect_input_data is True but the host sees no images in sink mode; set dataset_sink_mode to False"
         if self.dump_graph and self.pynative_mode:

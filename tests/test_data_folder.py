@@ -66,6 +66,26 @@ def test_a_link_to_a_parent_folder_gives_an_error(tmp_path):
         read_image_folder(root)
 
 
+def test_a_name_that_leads_to_no_file_is_listed_and_hides_no_other(tmp_path):
+    """Training replaces and counts it."""
+    root = make_tree(tmp_path, ["a/1.png", "b/2.png"])
+    (root / "itself").symlink_to(root / "itself")
+    for name in ("a/itself", "a/itself.png"):
+        (root / name).symlink_to(root / name)
+    folder = read_image_folder(root)
+    assert folder.classes == ("a", "b")
+    assert [os.path.relpath(path, root) for path in folder.paths] == ["a/1.png", "a/itself.png", "b/2.png"]
+
+
+def test_folders_of_any_depth_are_listed(tmp_path):
+    deep = tmp_path.joinpath(*["a"] * 1500)
+    os.makedirs(deep)
+    (deep / "image.png").touch()
+    found = read_image_folder(tmp_path).paths
+    subprocess.run(["rm", "-r", str(tmp_path / "a")], check=True)  # too deep for pytest, which removes it later
+    assert found == [str(deep / "image.png")]
+
+
 def test_num_samples_keeps_the_share_of_every_class_and_the_class_list(tmp_path):
     names = [f"a/{index:02}.png" for index in range(20)] + [f"b/{index:02}.png" for index in range(10)]
     folder = read_image_folder(make_tree(tmp_path, [*names, "c/0.png"]), num_samples=6)

@@ -17,7 +17,7 @@ import pytest
 from src.errors import UserError
 from src.runtime.hosts import Host, choose_devices, meeting_host, read_hostfile, reserved_port
 from src.runtime.rank import RELEASE_SECONDS
-from tests.tiny_project import ROOT
+from tests.tiny_project import ROOT, error_line
 
 TWO_HOSTS = (Host("gpu1", 4), Host("gpu2", 2))
 SECONDS = 60
@@ -36,6 +36,12 @@ def test_a_hostfile_lists_hosts_and_their_slots(tmp_path):
         ("gpu1\n", "line 1 is 'gpu1'"),
         ("gpu1 slots=4\ngpu2 slots=0\n", "line 2 is 'gpu2 slots=0'"),
         ("gpu1 slots=4 max_slots=8\n", "line 1 is 'gpu1 slots=4 max_slots=8'"),
+        ("gpu1 slots=4097\n", "line 1 is 'gpu1 slots=4097'"),
+        (f"gpu1 slots={'9' * 5000}\n", "line 1 is 'gpu1 slots=999"),
+        ("gpu1 slots=\u0664\n", "line 1 is 'gpu1 slots=\u0664'"),
+        ("-oProxyCommand=reboot slots=4\n", "line 1 is '-oProxyCommand=reboot slots=4'"),
+        ("g\u00fcnther slots=4\n", "line 1 is 'g\u00fcnther slots=4'"),
+        ("gpu1\x0bslots=4\n", r"line 1 is ''gpu1\x0bslots=4''"),
         ("# nothing\n", "no hosts"),
     ],
 )
@@ -49,9 +55,46 @@ def test_a_malformed_hostfile_is_refused_with_its_line_and_an_example(tmp_path, 
     assert "gpu1 slots=4" in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("gpu1 slots=4\r\ngpu2 slots=4\r\n", " has Windows line ends, .* remove them: sed -i "),
+        ("gpu1 slots=4\ngpu2 slots=1\ngpu1 slots=4\n", ": line 3 repeats host gpu1; give each host once"),
+        ("gpu1 slots=4\n" + "#" * 100_000, " is larger than 0.1 MB; give a smaller file"),
+    ],
+)
+def test_a_hostfile_that_mpirun_would_read_otherwise_is_refused(tmp_path, text, expected):
+    path = tmp_path / "hosts"
+    path.write_bytes(text.encode())
+    with pytest.raises(UserError, match=f"^{path}{expected}"):
+        read_hostfile(path)
+
+
+def test_a_hostfile_that_is_not_a_regular_file_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"^/dev/zero is a device; give a regular file$"):
+        read_hostfile(Path("/dev/zero"))
+
+
 def test_a_missing_hostfile_is_refused_with_its_path(tmp_path):
     with pytest.raises(UserError, match=str(tmp_path / "missing")):
         read_hostfile(tmp_path / "missing")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("device_num: &a [1]\nseed: *a\ndevice_num: 2\n", "line 1: device_num is [1], expected a whole number"),
+        ("seed: &a [x]\ndevice_num: *a\n", "line 2: the alias *a is not supported"),
+        ("device_num: !!int abc\n", "line 1: the tag "),
+        ("device_num: 1000000000\n", "line 1: device_num is 1000000000, expected a whole number, at least 1, at most"),
+    ],
+)
+def test_a_hostile_config_ends_the_launcher_with_one_line(tmp_path, text, expected):
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    command = [sys.executable, "scripts/launch_ranks.py", "--config", str(path), "--", "true"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=SECONDS, check=False)
+    assert expected in error_line(done)
 
 
 @pytest.mark.parametrize(
@@ -75,6 +118,10 @@ def test_the_options_and_the_hostfile_determine_ranks_and_devices(num_devices, d
         (None, None, (), ("--num_devices", "missing", "device_num")),
         ("x", None, (), ("--num_devices is 'x'", "whole number")),
         ("0", None, (), ("--num_devices is '0'", "at least 1")),
+        ("4097", None, (), ("--num_devices is '4097'", "at most 4096")),
+        ("9" * 5000, None, (), ("--num_devices is '999", "at most 4096")),
+        (None, "9" * 5000, (), ("--device_ids is '999", "0,1,2,3")),
+        (None, None, (Host("gpu1", 4096), Host("gpu2", 1)), ("4097 slots", "--num_devices", "at most 4096")),
         (None, "0;1", (), ("--device_ids is '0;1'", "0,1,2,3")),
         (None, "0,1,0", (), ("--device_ids is '0,1,0'", "once")),
         ("3", "0,1", (), ("--num_devices is 3", "2 devices", "equal")),
@@ -85,6 +132,7 @@ def test_the_options_and_the_hostfile_determine_ranks_and_devices(num_devices, d
 def test_contradicting_devices_are_refused_with_both_values_and_the_fix(num_devices, device_ids, hosts, expected):
     with pytest.raises(UserError) as error:
         choose_devices(num_devices, device_ids, hosts, None)
+    assert len(str(error.value)) < 300
     for part in expected:
         assert part in str(error.value)
 

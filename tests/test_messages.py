@@ -8,6 +8,7 @@ from __future__ import annotations
 import builtins
 import json
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -62,7 +63,7 @@ def test_an_unreadable_folder_of_images_is_named_with_the_reason(tmp_path, monke
 def test_an_unreadable_list_of_images_is_named_with_the_reason(tmp_path, monkeypatch):
     path = tmp_path / "images.txt"
     path.write_text("a.png\n")
-    monkeypatch.setattr(builtins, "open", not_permitted)
+    monkeypatch.setattr(os, "open", not_permitted)
     message = refused(find_images, path)
     assert all(part in message for part in (str(path), "Permission denied", "permissions"))
 
@@ -87,6 +88,26 @@ def test_class_names_that_are_not_text_are_an_error(tmp_path):
     path.write_bytes(b"\xff\xfe\x00")
     message = refused(read_class_names, path, 3)
     assert all(part in message for part in (str(path), "0xff", "one name"))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("cat\n\x1b[2Jdog\nowl\n", r", line 2: '\x1b[2Jdog' has a control character; remove it"),
+        ("cat\ndog\n\0\n", r", line 3: '\x00' has a control character; remove it"),
+        ("x" * 10_000_001, " is larger than 10 MB; give a smaller file"),
+    ],
+)
+def test_class_names_that_no_terminal_should_show_are_an_error(tmp_path, text, expected):
+    path = tmp_path / "names.txt"
+    path.write_text(text)
+    assert refused(read_class_names, path, 3) == f"{path}{expected}"
+
+
+def test_class_names_that_are_not_in_a_regular_file_are_an_error(tmp_path):
+    assert refused(read_class_names, Path("/dev/zero"), 3) == "/dev/zero is a device; give a regular file"
+    os.mkfifo(tmp_path / "fifo")
+    assert "fifo is a named pipe" in refused(read_class_names, tmp_path / "fifo", 3)
 
 
 def test_a_device_number_that_mindspore_refuses_is_named_with_the_reason(monkeypatch):

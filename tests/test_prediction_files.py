@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from src.errors import RunError, UserError
 from src.prediction.find_images import find_images
-from src.prediction.journal import Journal, Record
+from src.prediction.journal import BEGIN, Journal, Record
 from src.prediction.predict_files import Details, line_of, print_unreadable, record_of, record_predictions
 from src.prediction.predictions_file import FORMATS, prepare_output, shown, write_predictions
 from src.prediction.predictor import Prediction, Unreadable
@@ -49,9 +49,55 @@ def test_recursive_takes_every_folder_once(tmp_path):
     expected = images_in(tmp_path, "a/1.png", "a/b/2.jpg", "a/b/3.JPEG", "z.png")
     images_in(tmp_path, "a/b/notes.md")
     (tmp_path / "a" / "b" / "back").symlink_to(tmp_path)
-    (tmp_path / "a" / "dangling.png").symlink_to(tmp_path / "nowhere")
     assert list(find_images(tmp_path, recursive=True)) == expected
     assert list(find_images(tmp_path)) == expected[-1:]
+
+
+def test_folders_that_link_to_each_other_from_many_places_are_searched_once(tmp_path):
+    """Twenty folders with two links each to the next have a million paths to the last."""
+    for number in range(20):
+        (tmp_path / str(number)).mkdir()
+        for name in "ab":
+            (tmp_path / str(number) / name).symlink_to(tmp_path / str(number + 1))
+    (tmp_path / "20").mkdir()
+    (tmp_path / "20" / "image.png").touch()
+    assert len(find_images(tmp_path, recursive=True)) == 1
+
+
+def test_folders_of_any_depth_are_searched(tmp_path):
+    deep = tmp_path.joinpath(*["a"] * 1500)
+    os.makedirs(deep)
+    (deep / "image.png").touch()
+    found = find_images(tmp_path, recursive=True)
+    subprocess.run(["rm", "-r", str(tmp_path / "a")], check=True)  # too deep for pytest, which removes it later
+    assert found == [str(deep / "image.png")]
+
+
+def test_a_name_that_leads_to_no_file_is_an_image_that_cannot_be_read_and_hides_no_other(tmp_path):
+    found = images_in(tmp_path, "good.png")
+    (tmp_path / "dangling.png").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "itself.png").symlink_to(tmp_path / "itself.png")
+    (tmp_path / "itself").symlink_to(tmp_path / "itself")
+    os.mkfifo(tmp_path / "fifo.png")
+    assert find_images(tmp_path) == [
+        *(str(tmp_path / name) for name in ("dangling.png", "fifo.png")),
+        *found,
+        str(tmp_path / "itself.png"),
+    ]
+
+
+@pytest.mark.parametrize("target", ["/dev/zero", "fifo", "itself"])
+def test_a_path_that_is_no_regular_file_is_an_error(tmp_path, target):
+    os.mkfifo(tmp_path / "fifo")
+    for path in (tmp_path / "itself", tmp_path / "list.txt"):
+        path.symlink_to(path if target == "itself" else tmp_path / target)
+        assert str(path) in refusal(path)
+
+
+def test_an_endless_list_is_an_error(tmp_path):
+    (tmp_path / "list.txt").touch()
+    os.truncate(tmp_path / "list.txt", 2**40)
+    assert "list.txt is larger than 500 MB" in refusal(tmp_path / "list.txt")
 
 
 def test_a_list_gives_its_paths_in_its_order(tmp_path):
@@ -146,8 +192,8 @@ def test_the_journal_holds_every_result_at_once_and_is_removed_at_the_end(tmp_pa
     top = [{"class": 1, "probability": 0.980187}, {"class": 0, "probability": 0.00660445}]
     assert [json.loads(line) for line in lines] == [
         {"run": RUN},
-        {"image": "1_a", "class": 1, "probability": 0.980187, "top": top},
-        {"image": "x", "unreadable": "no number"},
+        {"image": "1_a", "class": 1, "probability": 0.980187, "top": top, "size_and_time": None},
+        {"image": "x", "unreadable": "no number", "size_and_time": None},
     ]
     assert not output.exists()
     assert predict(paths, output, resume=True) == 1
@@ -163,7 +209,8 @@ def test_the_lines_of_the_journal_are_those_of_the_json_lines_output(tmp_path):
     lines = partial.read_bytes().splitlines(keepends=True)
     with Journal(tmp_path / "p.jsonl", RUN, resume=True) as journal:
         write_predictions(tmp_path / "p.jsonl", journal.records(), probabilities=True)
-    assert (tmp_path / "p.jsonl").read_bytes() == lines[1] + lines[3]
+    stored = b', "size_and_time": null'
+    assert (tmp_path / "p.jsonl").read_bytes() == (lines[1] + lines[3]).replace(stored, b"")
 
 
 def journal_of(path: Path, *records: Record, run: dict[str, object] = RUN) -> Path:
@@ -196,7 +243,13 @@ def test_a_journal_cut_anywhere_resumes_to_the_same_file(tmp_path_factory, cut, 
     predict(paths, folder / "whole.json")
     records = [{"image": path, "class": int(path[0]), "probability": 0.5} for path in paths]
     partial = journal_of(folder / "p.json", *records)
-    partial.write_bytes(partial.read_bytes()[:cut] + garbage)
+    damaged = partial.read_bytes()[:cut] + garbage
+    partial.write_bytes(damaged)
+    if damaged[: len(BEGIN)] != BEGIN[: len(damaged)]:  # it might be another file
+        with pytest.raises(UserError, match="is not the journal of a run"):
+            predict(paths, folder / "p.json", resume=True)
+        assert partial.read_bytes() == damaged
+        return
     predict(paths, folder / "p.json", resume=True)
     assert (folder / "p.json").read_bytes() == (folder / "whole.json").read_bytes()
     assert not partial.exists()
@@ -206,6 +259,49 @@ def test_an_interrupted_run_is_not_overwritten(tmp_path):
     journal_of(tmp_path / "p.json", BEAR)
     with pytest.raises(UserError, match=r"p\.json\.partial .*--resume.* remove the file"):
         Journal(tmp_path / "p.json", RUN, resume=False)
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_file_that_is_no_journal_is_refused_and_stays_as_it_is(tmp_path, resume):
+    partial = tmp_path / "p.json.partial"
+    for content in (b"my notes\n", b"{}\n", b"\0" * 50, b'{"run": 5}\n'):
+        partial.write_bytes(content)
+        with pytest.raises(UserError, match=r"p\.json\.partial is not the journal of a run.*--output"):
+            Journal(tmp_path / "p.json", RUN, resume=resume)
+        assert partial.read_bytes() == content
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_journal_that_is_no_regular_file_is_refused_and_its_target_stays_as_it_is(tmp_path, resume):
+    partial = tmp_path / "p.json.partial"
+    for target in ("new", "precious", "/dev/null"):
+        (tmp_path / "precious").write_bytes(b"")
+        partial.symlink_to(tmp_path / target)
+        with pytest.raises(UserError, match=r"p\.json\.partial is a symbolic link, .*move it away"):
+            Journal(tmp_path / "p.json", RUN, resume=resume)
+        partial.unlink()
+    assert os.listdir(tmp_path) == ["precious"]
+    os.mkfifo(partial)
+    with pytest.raises(UserError, match=r"p\.json\.partial is a named pipe"):
+        Journal(tmp_path / "p.json", RUN, resume=resume)
+
+
+def test_an_image_that_changed_since_the_interruption_is_named(tmp_path):
+    image, other = images_in(tmp_path, "a.png", "b.png")
+    partial = journal_of(tmp_path / "p.json", {**SWAN, "image": image}, {**BROKEN, "image": "gone.png"})
+    with Journal(tmp_path / "p.json", RUN, resume=True) as journal:
+        assert journal.remaining([image, "gone.png", other]) == [other]
+        Path(image).write_bytes(b"another image")
+        with pytest.raises(UserError, match=rf"^{image} has changed since the run of {partial}; .*remove that file"):
+            journal.remaining([image, "gone.png", other])
+
+
+def test_a_journal_of_an_earlier_version_is_refused(tmp_path):
+    partial = journal_of(tmp_path / "p.json", SWAN)
+    partial.write_bytes(partial.read_bytes().replace(b', "size_and_time": null', b""))
+    earlier = pytest.raises(UserError, match=r"p\.json\.partial was written by an earlier version; remove the file")
+    with Journal(tmp_path / "p.json", RUN, resume=True) as journal, earlier:
+        journal.remaining([SWAN["image"]])
 
 
 def test_a_run_with_other_options_or_other_images_is_not_resumed(tmp_path):
@@ -227,8 +323,10 @@ def test_two_runs_do_not_write_one_journal(tmp_path):
         f"Journal(Path({str(tmp_path / 'p.json')!r}), {RUN}, resume=True)"
     )
     with Journal(tmp_path / "p.json", RUN, resume=True):
-        other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert "p.json.partial is being written by another run" in other.stderr.splitlines()[-1]
+        for flag in ("True", "False"):  # neither may remove the journal
+            command = [sys.executable, "-c", code.replace("True", flag)]
+            other = subprocess.run(command, capture_output=True, text=True, check=False)
+            assert "p.json.partial is being written by another run" in other.stderr.splitlines()[-1]
 
 
 def test_a_run_without_a_result_leaves_no_file(tmp_path):
@@ -315,6 +413,22 @@ def test_csv_has_a_row_per_image_or_per_class(tmp_path):
         [NAMED["image"], "1", "295", "Bär", "0.75"],
         [NAMED["image"], "2", "294", "b,r", "0.125"],
     ]
+
+
+@pytest.mark.parametrize(
+    "name", ["=cmd|' /C calc'!A0", "+1.png", "-1.png", "@a.png", "\ta.png", "\ra.png", "a\rb", "a\n=1"]
+)
+def test_no_cell_of_a_csv_file_is_a_formula(tmp_path, name):
+    """Spreadsheets run formulas; numbers stay as they are."""
+    record = {"image": name, "class": 1, "label": name, "probability": -1e-05}
+    written(tmp_path / "p.csv", record, probabilities=True)
+    safe = name if name.startswith("a") else f"'{name}"
+    with open(tmp_path / "p.csv", newline="") as file:
+        assert list(csv.reader(file)) == [["image", "class", "label", "probability"], [safe, "1", safe, "-1e-05"]]
+
+
+def test_a_csv_file_keeps_names_that_are_not_utf_8(tmp_path):
+    path = tmp_path / "p.csv"
     write_predictions(path, [{**SWAN, "image": "\udcff.png"}], probabilities=False)
     assert path.read_bytes() == b"image,class\n\xff.png,1\n"
 
@@ -327,3 +441,21 @@ def test_an_output_that_cannot_be_written_is_refused_before_any_work(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"contact_sheet .*p\.png cannot be written \(.*\)"):
         prepare_output("contact_sheet", tmp_path / "file" / "p.png", [".png"])
+    with pytest.raises(UserError, match=r"output is a{250}\.json, whose name has more than 200 bytes; shorten it"):
+        prepare_output("output", Path("a" * 250 + ".json"), FORMATS)
+
+
+def test_an_output_is_a_regular_file_or_a_new_name(tmp_path):
+    os.mkfifo(tmp_path / "fifo.json")
+    (tmp_path / "device.json").symlink_to("/dev/null")
+    for name, kind in (("fifo", r"a named pipe \(FIFO\)"), ("device", "a device")):
+        with pytest.raises(UserError, match=rf"^output is .*{name}\.json, which is {kind}; give the name of a file$"):
+            prepare_output("output", tmp_path / f"{name}.json", FORMATS)
+    (tmp_path / "itself.json").symlink_to(tmp_path / "itself.json")
+    with pytest.raises(UserError, match=r"itself\.json cannot be written \(Too many levels"):
+        prepare_output("output", tmp_path / "itself.json", FORMATS)
+    (tmp_path / "old.json").touch()
+    (tmp_path / "link.json").symlink_to(tmp_path / "old.json")
+    (tmp_path / "dangling.json").symlink_to(tmp_path / "new.json")
+    for name in ("old.json", "link.json", "dangling.json", "other.json"):
+        prepare_output("output", tmp_path / name, FORMATS)

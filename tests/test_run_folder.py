@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections import namedtuple
 
@@ -60,6 +61,70 @@ def test_only_one_run_at_a_time_may_use_a_folder(tmp_path):
     take_folder(tmp_path).close()
 
 
+def test_a_lock_that_is_no_regular_file_is_refused_and_its_target_stays_as_it_is(tmp_path):
+    precious = tmp_path / "precious"
+    precious.write_bytes(b"thesis")
+    lock = tmp_path / ".lock"
+    for target in (precious, tmp_path / "new", "/dev/null"):
+        lock.symlink_to(target)
+        with pytest.raises(UserError, match=r"\.lock is a symbolic link, .*; remove it$"):
+            take_folder(tmp_path)
+        lock.unlink()
+    assert [path.name for path in tmp_path.iterdir()] == ["precious"]
+    os.mkfifo(lock)
+    with pytest.raises(UserError, match=r"\.lock is a named pipe"):
+        take_folder(tmp_path)
+    lock.unlink()
+    precious.rename(lock)
+    take_folder(tmp_path).close()
+    assert lock.read_bytes() == b"thesis"
+
+
+def test_a_lock_of_somebody_else_is_an_error(tmp_path, monkeypatch):
+    def refuse(*arguments):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(UserError, match=r"\.lock cannot be written \(Permission denied\): choose another folder"):
+        take_folder(tmp_path)
+
+
+def test_the_check_for_write_access_follows_no_link(tmp_path):
+    (tmp_path / "precious").write_bytes(b"thesis")
+    for name in (".writable", ".writable.partial"):
+        (tmp_path / name).symlink_to(tmp_path / "precious")
+    make_run_folder(str(tmp_path), ".")
+    assert (tmp_path / "precious").read_bytes() == b"thesis"
+
+
+@pytest.mark.parametrize("shared", ["ckpt", "best_ckpt", "logs", "summary"])
+def test_runs_that_share_one_folder_do_not_mix(tmp_path, shared):
+    first, second = roots(tmp_path / "first"), roots(tmp_path / "second")
+    second[f"{shared}_root_dir"] = first[f"{shared}_root_dir"]
+    folders = make_folders(Config(arch=ARCH, **first), Ranks(), resumed=False)
+    with pytest.raises(UserError, match=rf"^another run is writing into {tmp_path}/first/{shared}/{ARCH}_0"):
+        make_folders(Config(arch=ARCH, **second), Ranks(), resumed=False)
+    for lock in folders.locks:
+        lock.close()
+    assert make_folders(Config(arch=ARCH, **second), Ranks(), resumed=False) is not None
+
+
+def test_the_folders_of_a_run_may_be_one_folder(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path)
+    one = dict.fromkeys(roots(tmp_path), str(tmp_path)) | {"logs_root_dir": str(tmp_path / "link")}
+    folders = make_folders(Config(arch=ARCH, **one), Ranks(), resumed=False)
+    assert len(folders.locks) == 1
+
+
+def test_only_files_of_killed_runs_are_removed(tmp_path):
+    folder = tmp_path / f"{ARCH}_0"
+    (folder / ".odd.partial").mkdir(parents=True)
+    (folder / ".a.partial").symlink_to(folder / "precious")
+    (folder / "precious").touch()
+    assert make_folders(Config(arch=ARCH, **dict.fromkeys(roots(tmp_path), str(tmp_path))), Ranks(), resumed=False)
+    assert sorted(path.name for path in folder.iterdir()) == [".lock", ".odd.partial", "precious"]
+
+
 def roots(tmp_path) -> dict[str, str]:
     return {f"{name}_root_dir": str(tmp_path / name) for name in ("ckpt", "best_ckpt", "logs", "summary")}
 
@@ -73,10 +138,11 @@ def test_a_resumed_run_cleans_and_locks_its_folders_and_a_new_run_refuses_them(t
     with pytest.raises(UserError, match=rf"best_ckpt/{ARCH}_1 .*--resume auto"):
         make_folders(config, Ranks(), resumed=False)
     folders = make_folders(config, Ranks(), resumed=True)
-    assert sorted(path.name for path in best.iterdir()) == [".other", "best.ckpt"]
+    assert sorted(path.name for path in best.iterdir()) == [".lock", ".other", "best.ckpt"]
     with pytest.raises(UserError, match="another run"):
         make_folders(config, Ranks(), resumed=True)
-    folders.lock.close()
+    for lock in folders.locks:
+        lock.close()
     assert make_folders(config, Ranks(rank=1, size=2), resumed=True) is None
 
 
@@ -95,6 +161,8 @@ def test_the_size_of_checkpoints_counts_a_file_with_two_names_once(tmp_path):
     (tmp_path / "best.ckpt").hardlink_to(tmp_path / "a-1_2.ckpt")
     (tmp_path / "class_names.txt").write_bytes(b"123")
     assert size_of_checkpoints(tmp_path) == 5
+    (tmp_path / "dangling.ckpt").symlink_to("gone")
+    assert size_of_checkpoints(tmp_path) == 5 + len("gone")
 
 
 def test_class_names_are_written_one_per_line(tmp_path):

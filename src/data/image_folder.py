@@ -9,6 +9,7 @@ import numpy as np
 
 from src.data.sampling import spread
 from src.errors import UserError, is_control
+from src.files.regular_file import leads_to_folder
 
 # Compared with the lower-case file name.
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".pgm", ".ppm", ".tif", ".tiff", ".webp")
@@ -39,9 +40,6 @@ def read_image_folder(root: Path, num_samples: int = -1) -> ImageFolder:
     images, and for fewer images than `num_samples`.
     """
     root = Path(root)
-    if not root.is_dir():
-        problem = "is not a folder" if root.exists() else "does not exist"
-        raise UserError(f"image folder {root} {problem}; it must hold one subfolder of images per class")
     classes = _class_names(root)
     files = [_image_files(root / name) for name in classes]
     empty = [name for name, found in zip(classes, files) if not found]
@@ -86,7 +84,10 @@ def _listed(names: Sequence[str]) -> str:
 def _class_names(root: Path) -> list[str]:
     try:
         with os.scandir(root) as entries:
-            names = sorted(entry.name for entry in entries if entry.is_dir())
+            names = sorted(entry.name for entry in entries if leads_to_folder(entry))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        problem = "does not exist" if isinstance(error, FileNotFoundError) else "is not a folder"
+        raise UserError(f"image folder {root} {problem}; it must hold one subfolder of images per class") from None
     except OSError as error:
         raise UserError(
             f"cannot read image folder {root}: {error.strerror}; check the path and its permissions"
@@ -104,22 +105,26 @@ def _class_names(root: Path) -> list[str]:
 
 def _image_files(folder: Path) -> list[str]:
     """Return the images below a class folder: folders sorted by their whole path, then names in each folder."""
-    found = sorted(_walk(os.fspath(folder), ()))
+    found = sorted(_walk(os.fspath(folder)))
     return [f"{place}{os.sep}{name}" for place, names in found for name in sorted(names)]
 
 
-def _walk(place: str, above: tuple[tuple[int, int], ...]) -> Iterator[tuple[str, list[str]]]:
-    """Yield every folder from `place` down and its image names. `above` identifies the folders on the way here."""
-    try:
-        status = os.stat(place)
-        with os.scandir(place) as entries:
-            listed = [(entry.name, entry.is_dir()) for entry in entries]
-    except OSError as error:
-        raise UserError(f"cannot read image folder {place}: {error.strerror}; check its permissions") from error
-    here = (status.st_dev, status.st_ino)
-    if here in above:
-        raise UserError(f"image folder {place} is a link to one of its own parent folders; remove the link")
-    yield place, [name for name, is_folder in listed if not is_folder and name.lower().endswith(IMAGE_EXTENSIONS)]
-    for name, is_folder in listed:
-        if is_folder:
-            yield from _walk(f"{place}{os.sep}{name}", (*above, here))
+def _walk(root: str) -> Iterator[tuple[str, list[str]]]:
+    """Yield every folder from `root` down and its image names, in any order.
+
+    A name that leads to no readable file is an image too: training replaces and counts it.
+    """
+    waiting: list[tuple[str, frozenset[tuple[int, int]]]] = [(root, frozenset())]
+    while waiting:
+        place, above = waiting.pop()  # `above` identifies the folders on the way to `place`
+        try:
+            status = os.stat(place)
+            with os.scandir(place) as entries:
+                listed = [(entry.name, leads_to_folder(entry)) for entry in entries]
+        except OSError as error:
+            raise UserError(f"cannot read image folder {place}: {error.strerror}; check its permissions") from error
+        here = (status.st_dev, status.st_ino)
+        if here in above:
+            raise UserError(f"image folder {place} is a link to one of its own parent folders; remove the link")
+        yield place, [name for name, is_folder in listed if not is_folder and name.lower().endswith(IMAGE_EXTENSIONS)]
+        waiting += [(f"{place}{os.sep}{name}", above | {here}) for name, is_folder in listed if is_folder]

@@ -18,11 +18,10 @@ KINDS = {
 
 
 class IrregularFile(UserError):
-    """`path` is not a regular file or is too large: `reason` says which, and gives the fix."""
+    """`path` is not a regular file or is too large: `reason` says which, and `fix` how to mend it."""
 
-    def __init__(self, path: str | os.PathLike[str], reason: str) -> None:
-        super().__init__(f"{os.fspath(path)} {reason}")
-        self.path = path
+    def __init__(self, path: str | os.PathLike[str], reason: str, fix: str = "give a regular file") -> None:
+        super().__init__(f"{os.fspath(path)} {reason}; {fix}")
         self.reason = reason
 
 
@@ -61,11 +60,18 @@ def read_regular(path: str | os.PathLike[str], limit: int) -> bytes:
 def require_regular(path: str | os.PathLike[str], status: os.stat_result, limit: int | None = None) -> None:
     """Raise `IrregularFile` unless `status`, that of `path`, is of a regular file of at most `limit` bytes."""
     if not stat.S_ISREG(status.st_mode):
-        kind = KINDS.get(stat.S_IFMT(status.st_mode), "not a regular file")
-        raise IrregularFile(path, f"is {kind}; give a regular file")
+        raise IrregularFile(path, f"is {KINDS.get(stat.S_IFMT(status.st_mode), 'not a regular file')}")
     if limit is not None and status.st_size > limit:
         raise _too_large(path, limit)
 
 
+def leads_to_folder(entry: os.DirEntry[str]) -> bool:
+    """Return whether `entry` is a folder or a link to one; False for a link that leads to itself."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
 def _too_large(path: str | os.PathLike[str], limit: int) -> IrregularFile:
-    return IrregularFile(path, f"is larger than {limit / 1e6:g} MB; give a smaller file")
+    return IrregularFile(path, f"is larger than {limit / 1e6:g} MB", "give a smaller file")

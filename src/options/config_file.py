@@ -1,6 +1,7 @@
 """YAML files of options: finding, reading and writing them."""
 
 import math
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -8,9 +9,11 @@ from typing import Any
 import yaml
 
 from src.errors import UserError
+from src.files.regular_file import read_regular
 from src.options.declaration import declared, did_you_mean, shown
 
 SHIPPED_CONFIGS = Path(__file__).parents[1] / "configs"
+SIZE_LIMIT = 100_000  # bytes; the shipped files have 4,000
 
 
 def find_config(word: str) -> Path:
@@ -20,14 +23,14 @@ def find_config(word: str) -> Path:
     to a missing file is left to the reader.
     """
     path = Path(word)
-    if path.exists() or path.name != word:
+    if os.path.exists(path) or path.name != word:  # Path.exists raises for a name of 256 bytes
         return path
     name = word.removesuffix(".yaml")
     names = sorted(file.stem for file in SHIPPED_CONFIGS.glob("*.yaml"))
     if name in names:
         return SHIPPED_CONFIGS / f"{name}.yaml"
     raise UserError(
-        f"{word} is neither a config file nor a shipped config ({', '.join(names)}){did_you_mean(name, names)}"
+        f"{shown(word)} is neither a config file nor a shipped config ({', '.join(names)}){did_you_mean(name, names)}"
     )
 
 
@@ -38,9 +41,9 @@ def read_values(path: Path, options: type) -> dict[str, Any]:
     """
     entries: dict[str, tuple[Any, int]] = {}
     accepted = declared(options)
-    for name, value, line in _read_entries(path):
+    for name, value, line in read_entries(path):
         if name not in accepted:
-            raise UserError(f"{path}, line {line}: {name} is not an option{did_you_mean(name, accepted)}")
+            raise UserError(f"{path}, line {line}: {shown(name)} is not an option{did_you_mean(name, accepted)}")
         if name in entries:
             raise UserError(f"{path}, line {line}: {name} is given twice, first in line {entries[name][1]}; remove one")
         entries[name] = value, line
@@ -52,29 +55,57 @@ def read_values(path: Path, options: type) -> dict[str, Any]:
     }
 
 
-def _read_entries(path: Path) -> Iterator[tuple[str, Any, int]]:
-    """Yield name, value and line of each entry; a value is text, None, or a list or dict of values.
+def read_entries(path: Path) -> Iterator[tuple[str, Any, int]]:
+    """Yield name, value and line of each entry of a YAML file; a value is text, None, or a list of texts.
 
-    `BaseLoader` leaves scalars as text, so that `1e-8`, which YAML 1.1 takes for text, is the number it is on the
-    command line.
+    Scalars stay text, so that `1e-8`, which YAML 1.1 takes for text, is the number it is on the command line. Aliases,
+    tags and nested values are refused where they appear, so that no file takes much time or memory. Raises `UserError`.
     """
     try:
-        loader = yaml.BaseLoader(path.read_text(encoding="utf-8"))
-        root = loader.get_single_node()
-        if not isinstance(root, yaml.MappingNode):
+        events: Iterator[Any] = yaml.parse(read_regular(path, SIZE_LIMIT).decode(), Loader=yaml.BaseLoader)
+        root = next((event for event in events if isinstance(event, yaml.NodeEvent)), None)
+        if not isinstance(root, yaml.MappingStartEvent):
             raise UserError(f"{path} is not a config file: expected lines 'option: value'")
-        for key, node in root.value:
-            empty = isinstance(node, yaml.ScalarNode) and node.style is None and node.value in ("", "~", "null")
-            value = None if empty else loader.construct_object(node, deep=True)
-            yield shown(loader.construct_object(key, deep=True)), value, key.start_mark.line + 1
+        while not isinstance(key := next(events), yaml.MappingEndEvent):
+            line = key.start_mark.line + 1
+            name, value = _text(key, path), _value(next(events), events, path)
+            yield name, value, line
+        next(events)  # the end of the document
+        if not isinstance(second := next(events), yaml.StreamEndEvent):
+            raise UserError(f"{path}, line {second.start_mark.line + 1}: a second document begins; remove it")
     except FileNotFoundError:
         raise UserError(f"{path}: no such config file; check the path") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror or error}); give a YAML file") from None
+    except UnicodeDecodeError as error:
         raise UserError(f"{path} cannot be read ({error}); give a YAML file") from None
-    except (yaml.YAMLError, RecursionError) as error:
+    except yaml.YAMLError as error:
         mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
         where = f", line {mark.line + 1}" if mark else ""
         raise UserError(f"{path}{where}: not valid YAML ({problem or str(error).splitlines()[0]})") from None
+
+
+def _value(event: Any, events: Iterator[Any], path: Path) -> str | list[str] | None:
+    """Return the value that begins with `event`, and take its other events from `events`."""
+    if isinstance(event, yaml.SequenceStartEvent) and event.tag is None:
+        items = []
+        while not isinstance(item := next(events), yaml.SequenceEndEvent):
+            items.append(_text(item, path))
+        return items
+    text = _text(event, path)
+    return None if event.implicit[0] and text in ("", "~", "null") else text
+
+
+def _text(event: Any, path: Path) -> str:
+    """Return the text of a scalar. Raises `UserError` for anything else."""
+    place = f"{path}, line {event.start_mark.line + 1}"
+    if isinstance(event, yaml.AliasEvent):
+        raise UserError(f"{place}: the alias *{shown(event.anchor)} is not supported; write the value itself")
+    if event.tag is not None:
+        raise UserError(f"{place}: the tag {shown(event.tag)} is not supported; write the value without a tag")
+    if not isinstance(event, yaml.ScalarEvent):
+        raise UserError(f"{place}: a list or mapping is not supported here; write 'option: value' or 'option: [1, 2]'")
+    return str(event.value)
 
 
 def write_values(config: Any, options: type) -> str:

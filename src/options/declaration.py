@@ -4,6 +4,7 @@ import dataclasses
 import difflib
 import math
 import operator
+import os
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -15,6 +16,9 @@ NUMBERS = tuple[float, ...]
 KIND_NAMES = {bool: "True or False", int: "a whole number", float: "a number", str: "text", NUMBERS: "numbers"}
 NONE_WORDS = ("none", "null", "~", "")
 BOOLEANS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+NAME_BYTES, PATH_BYTES = 255, 4095  # longest name and path that Linux accepts
+LARGEST_INT = 2**63 - 1  # of numpy
+SHOWN_LETTERS = 100  # of a value in an error message
 COMPARISONS = {"at_least": operator.ge, "more_than": operator.gt, "at_most": operator.le, "less_than": operator.lt}
 
 
@@ -38,7 +42,7 @@ class Option:
         """Return the limits beyond the type in words, empty if there are none."""
         if self.choices:
             return f"one of {', '.join(self.choices)}"
-        words = [f"{name.replace('_', ' ')} {bound:g}" for name, bound in self.bounds.items()]
+        words = [f"{name.replace('_', ' ')} {shown(bound)}" for name, bound in self.bounds.items()]
         return ", ".join([f"{self.length} of them", *words] if self.length else words)
 
     def expected(self) -> str:
@@ -58,6 +62,10 @@ class Option:
         if not valid:
             nearest = did_you_mean(str(raw), self.choices)
             raise UserError(f"{place} is {shown(raw)}, expected {self.expected()}{nearest}")
+        if isinstance(value, str) and (longest := max(map(len, os.fsencode(value).split(b"/")))) > NAME_BYTES:
+            raise UserError(f"{place} has a name of {longest} bytes; shorten it to {NAME_BYTES}")
+        if isinstance(value, str) and len(os.fsencode(value)) > PATH_BYTES:
+            raise UserError(f"{place} has {len(os.fsencode(value))} bytes; shorten it to {PATH_BYTES}")
         return value
 
     def _convert(self, raw: Any) -> Any:
@@ -71,14 +79,19 @@ class Option:
             words = raw.strip("[]() ").replace(",", " ").split() if isinstance(raw, str) else raw
             if not isinstance(words, list):
                 raise ValueError
-            return tuple(float(str(word)) for word in words)
+            return tuple(map(_finite, words))
         if not isinstance(raw, str):
             raise ValueError
         if self.kind is bool:
             return BOOLEANS[raw.strip().lower()]
-        if self.kind is float and not math.isfinite(float(raw)):
+        if self.kind is float:
+            return _finite(raw)
+        if self.kind is str and b"\0" in os.fsencode(raw):  # no path; fsencode raises ValueError for other letters
             raise ValueError
-        return self.kind(raw)
+        value = self.kind(raw)
+        if self.kind is int and abs(value) > LARGEST_INT:
+            raise ValueError
+        return value
 
     def _admits(self, value: Any) -> bool:
         if self.choices:
@@ -87,6 +100,13 @@ class Option:
         return self.length in (None, len(numbers)) and all(
             COMPARISONS[name](number, bound) for name, bound in self.bounds.items() for number in numbers
         )
+
+
+def _finite(word: str) -> float:
+    number = float(word)
+    if not math.isfinite(number):
+        raise ValueError
+    return number
 
 
 def option(
@@ -137,14 +157,17 @@ def declared(options: type) -> dict[str, Option]:
 
 
 def shown(value: Any) -> str:
-    """Return a value, or the raw text of one, as a user types it on the command line."""
+    """Return a value, or the raw text of one, as a user types it on the command line; long text is shortened."""
     if value is None:
         return "none"
     if isinstance(value, tuple):
-        return ",".join(f"{number:g}" for number in value)
-    if isinstance(value, list):
-        return f"[{', '.join(map(shown, value))}]"
-    text = f"{value:g}" if isinstance(value, float) else str(value)
+        text = ",".join(f"{number:g}" for number in value)
+    elif isinstance(value, list):
+        text = f"[{', '.join(map(shown, value))}]"
+    else:
+        text = f"{value:g}" if isinstance(value, float) else str(value)
+    if len(text) > SHOWN_LETTERS:
+        text = f"{text[:SHOWN_LETTERS]}..."
     return text if text and text.isprintable() else repr(text)
 
 

@@ -8,7 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 from tqdm import tqdm
 
+<<<<<<< HEAD
 from src.errors import RunError, discard
+=======
+from src.errors import RunError, without_control_characters
+>>>>>>> hostile-options
 from src.prediction.journal import Journal, Record
 from src.prediction.predictions_file import shown
 from src.prediction.predictor import Prediction, Unreadable
@@ -41,7 +45,12 @@ def record_predictions(
             record = record_of(result, details)
             journal.append(record)
             if "class" in record and not quiet:
+<<<<<<< HEAD
                 quiet = not _print(line_of(shown(record, details.probabilities)), bar)
+=======
+                with bar.external_write_mode(sys.stdout):
+                    print(without_control_characters(line_of(shown(record, details.probabilities))), flush=True)
+>>>>>>> hostile-options
             bar.update()
 
 
@@ -81,5 +90,6 @@ def print_unreadable(records: Iterable[Record]) -> int:
     """Print the path and the reason of each unreadable image to standard error, and return their number."""
     unreadable = [record for record in records if "unreadable" in record]
     for record in unreadable:
-        print(f"{record['image']} cannot be read: {record['unreadable']}", file=sys.stderr)
+        line = f"{record['image']} cannot be read: {record['unreadable']}"
+        print(without_control_characters(line), file=sys.stderr)
     return len(unreadable)

@@ -12,10 +12,10 @@ from mindspore import nn
 from src.config import Config, as_yaml
 from src.data.image_folder import ImageFolder
 from src.data.imagenet import EvalLoader
-from src.errors import UserError
 from src.evaluation.classification import EvalResult
 from src.files.atomic_file import write_atomically
 from src.files.png_file import save_png
+from src.files.writable_folder import make_folder
 from src.pictures.charts import confusion_chart
 from src.pictures.tiles import COLUMNS, ROWS, file_tile, tile_sheet
 from src.report.outcomes import ClassScores, Outcomes, evaluate_with_outcomes
@@ -57,10 +57,7 @@ def report_on(network: nn.Cell, loader: EvalLoader, weights: Path, config: Confi
 
 def write_report(folder: Path, report: Report) -> None:
     """Make `folder` and write the files of the report. Raises `UserError` if the system refuses."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{folder} cannot be written ({error.strerror}); choose another folder") from None
+    make_folder(folder)
     names, confusion, scores = report.images.classes, report.outcomes.confusion(), report.outcomes.scores()
     mistakes = [_mistake(report, index) for index in report.outcomes.mistakes()]
     tiles = [

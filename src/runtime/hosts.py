@@ -8,6 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from src.errors import UserError
+from src.files.regular_file import read_regular
+from src.options.declaration import shown
+
+MOST_RANKS = 4096  # the limit of device_num
+HOSTFILE_LIMIT = 100_000  # bytes
+# No leading hyphen, which mpirun and ssh take for an option.
+HOST_LINE = re.compile(r"([A-Za-z0-9][\w.:@%-]*)[ \t]+slots[ \t]*=[ \t]*([1-9][0-9]{0,3})", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -19,23 +26,30 @@ class Host:
 
 
 def read_hostfile(path: Path) -> tuple[Host, ...]:
-    """Read a file of lines `NAME slots=COUNT` and comments; raise `UserError` for any other line."""
+    """Read a file of lines `NAME slots=COUNT` and comments; raise `UserError` for any other line and repeated names."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        text = read_regular(path, HOSTFILE_LIMIT).decode()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read as a hostfile ({error}); give lines such as gpu1 slots=4") from error
-    hosts = []
-    for number, line in enumerate(lines, start=1):
-        words = line.partition("#")[0].strip()
+    if "\r" in text:
+        raise UserError(f"{path} has Windows line ends, which mpirun cannot read; remove them: sed -i 's/\\r//' {path}")
+    hosts: dict[str, Host] = {}
+    for number, line in enumerate(text.split("\n"), start=1):
+        words = line.partition("#")[0].strip(" \t")
         if not words:
             continue
-        match = re.fullmatch(r"(\S+)\s+slots\s*=\s*([1-9]\d*)", words)
-        if match is None:
-            raise UserError(f"{path}: line {number} is '{words}'; write NAME slots=COUNT, such as gpu1 slots=4")
-        hosts.append(Host(match[1], int(match[2])))
+        match = HOST_LINE.fullmatch(words)
+        if match is None or int(match[2]) > MOST_RANKS:
+            raise UserError(
+                f"{path}: line {number} is '{shown(words)}'; write NAME slots=COUNT, such as gpu1 slots=4, with "
+                f"at most {MOST_RANKS} slots"
+            )
+        if match[1] in hosts:
+            raise UserError(f"{path}: line {number} repeats host {match[1]}; give each host once, with all its slots")
+        hosts[match[1]] = Host(match[1], int(match[2]))
     if not hosts:
         raise UserError(f"{path} lists no hosts; give lines such as gpu1 slots=4")
-    return tuple(hosts)
+    return tuple(hosts.values())
 
 
 def choose_devices(
@@ -46,18 +60,23 @@ def choose_devices(
     `hosts` is empty for this machine alone, where the config's device_num, `configured`, is the default. Raises
     `UserError` if the values are malformed or contradict each other.
     """
-    if num_devices is not None and not re.fullmatch(r"[1-9]\d*", num_devices):
-        raise UserError(f"--num_devices is '{num_devices}'; give a whole number of at least 1")
-    if device_ids is not None and not re.fullmatch(r"\d+(,\d+)*", device_ids):
-        raise UserError(f"--device_ids is '{device_ids}'; give ids such as 0,1,2,3")
+    count = f"a whole number of at least 1, at most {MOST_RANKS}"
+    if num_devices is not None and not (
+        re.fullmatch("[0-9]{1,4}", num_devices) and 1 <= int(num_devices) <= MOST_RANKS
+    ):
+        raise UserError(f"--num_devices is '{shown(num_devices)}'; give {count}")
+    if device_ids is not None and not re.fullmatch(r"[0-9]{1,4}(,[0-9]{1,4})*", device_ids):
+        raise UserError(f"--device_ids is '{shown(device_ids)}'; give ids such as 0,1,2,3")
     ids = device_ids.split(",") if device_ids is not None else None
     if ids is not None and len({int(i) for i in ids}) != len(ids):
-        raise UserError(f"--device_ids is '{device_ids}', which repeats a device; give each id once")
+        raise UserError(f"--device_ids is '{shown(device_ids)}', which repeats a device; give each id once")
     if hosts:
         slots, most = sum(host.slots for host in hosts), max(host.slots for host in hosts)
         ranks = int(num_devices or slots)
         if ranks > slots:
             raise UserError(f"--num_devices is {ranks} but the hostfile has {slots} slots; add hosts or slots")
+        if ranks > MOST_RANKS:
+            raise UserError(f"the hostfile has {slots} slots; pass --num_devices with at most {MOST_RANKS}")
         if ids is not None and len(ids) < most:
             raise UserError(
                 f"--device_ids has {len(ids)} devices but a host of the hostfile has {most} slots; give {most} ids"

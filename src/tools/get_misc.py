@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 from mindspore import nn
 
-from src.config import Config
+from src.config import Config, TrainConfig
+from src.errors import UserError
+from src.files.regular_file import open_regular
 from src.runtime.device import start_device
 from src.runtime.distributed import Ranks, join, launched_ranks, total_over_ranks
 from src.tools.callback import (
@@ -24,6 +26,7 @@ from src.tools.callback import (
 from src.tools.cell import weights_of
 from src.tools.compile_cache import cached_step
 from src.tools.logs import start_logging
+from src.tools.memory_need import need_of, require_memory, require_memory_for_steps
 from src.tools.optimizer import create_optimizer, parameter_groups
 from src.tools.resume import ResumePoint, run_checkpoint
 from src.tools.run_folder import Folders, check_space, make_run_folder, run_name, write_class_names
@@ -49,7 +52,8 @@ logger = logging.getLogger("beit")
 
 
 def start(config: Config) -> Ranks:
-    """Choose the device and join the other ranks."""
+    """Choose the device and join the other ranks. Raises `UserError` for a network that memory cannot hold."""
+    require_memory(need_of(config, training=isinstance(config, TrainConfig)), config.batch_size)
     ranks = launched_ranks(os.environ, config.device_num)
     device_id = ranks.local_rank if ranks.size > 1 else config.device_id
     start_device(config.device_target, device_id, pynative=config.pynative_mode)
@@ -58,15 +62,20 @@ def start(config: Config) -> Ranks:
 
 
 def start_logs(config: Config, ranks: Ranks) -> None:
-    """Open a log file for each rank; the first rank also prints its lines."""
-    folder = make_run_folder(config.logs_root_dir, run_name(config))
-    start_logging(folder / f"rank_{ranks.rank}.log", terminal=ranks.is_first)
+    """Open a log file for each rank; the first rank also prints its lines. Raises `UserError` if it cannot."""
+    path = make_run_folder(config.logs_root_dir, run_name(config)) / f"rank_{ranks.rank}.log"
+    try:
+        open_regular(path, "a+b", follow=False).close()
+    except OSError as error:
+        raise UserError(f"{path} cannot be written ({error.strerror}); choose another logs_root_dir") from None
+    start_logging(path, terminal=ranks.is_first)
 
 
 def build_training(
     config: Config, task: Task, ranks: Ranks, folders: Folders | None, resumed: ResumePoint | None
 ) -> tuple[RunState, TrainStep]:
     """Load the weights, build the training step, and set both to the place where the run starts or resumes."""
+    require_memory_for_steps(config.epochs, task.train_loader.steps_per_epoch)
     state = RunState(
         epochs=config.epochs,
         steps_per_epoch=task.train_loader.steps_per_epoch,

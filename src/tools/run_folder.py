@@ -1,8 +1,9 @@
 """The folders of a run: created, locked, and checked for write access and space before training begins."""
 
+import contextlib
 import fcntl
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -12,6 +13,8 @@ from mindspore import nn
 from src.config import Config
 from src.errors import UserError
 from src.files.atomic_file import TEMPORARY_SUFFIX, write_atomically
+from src.files.regular_file import IrregularFile, open_regular
+from src.files.writable_folder import make_folder
 from src.runtime.distributed import Ranks
 from src.trainer.accumulation import TrainStep
 
@@ -21,13 +24,13 @@ LOCK_FILE = ".lock"
 
 @dataclass(frozen=True)
 class Folders:
-    """The folders of a run; `lock` keeps other runs out until it ends."""
+    """The folders of a run; `locks` keep other runs out until it ends."""
 
     logs: Path
     checkpoints: Path
     best: Path
     summaries: Path
-    lock: IO[str]
+    locks: tuple[IO[bytes], ...]
 
 
 def run_name(config: Config) -> str:
@@ -44,33 +47,23 @@ def make_folders(config: Config, ranks: Ranks, *, resumed: bool) -> Folders | No
     if not ranks.is_first:
         return None
     run = run_name(config)
-    checkpoints = make_run_folder(config.ckpt_root_dir, run)
-    folders = Folders(
-        lock=take_folder(checkpoints),
-        checkpoints=checkpoints,
-        best=make_run_folder(config.best_ckpt_root_dir, run),
-        logs=make_run_folder(config.logs_root_dir, run),
-        summaries=make_run_folder(config.summary_root_dir, run),
+    checkpoints, best, logs, summaries = (
+        make_run_folder(root, run)
+        for root in (config.ckpt_root_dir, config.best_ckpt_root_dir, config.logs_root_dir, config.summary_root_dir)
     )
-    for folder in (folders.checkpoints, folders.best, folders.logs):
+    locks = take_folders((checkpoints, best, logs, summaries))
+    for folder in (checkpoints, best, logs):
         if not resumed and config.start_epoch == 0 and config.exclude_epoch_state:
             require_no_earlier_run(folder)
         for unfinished in folder.glob(f".*{TEMPORARY_SUFFIX}"):  # of a run that was killed while it wrote
-            unfinished.unlink()
-    return folders
+            with contextlib.suppress(OSError):  # a folder, or a file of somebody else
+                unfinished.unlink()
+    return Folders(logs, checkpoints, best, summaries, locks)
 
 
 def make_run_folder(root: str, run: str) -> Path:
     """Make the folder of `run` inside `root`; raises `UserError` if it cannot be written."""
-    folder = Path(root) / run
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".writable"
-        probe.write_bytes(b"on a full disk an empty file can be made, but not filled")
-        probe.unlink()
-    except OSError as error:
-        raise UserError(f"{folder} cannot be written ({error.strerror}): choose another folder") from None
-    return folder
+    return make_folder(Path(root) / run)
 
 
 def require_no_earlier_run(folder: Path) -> None:
@@ -84,9 +77,33 @@ def require_no_earlier_run(folder: Path) -> None:
         )
 
 
-def take_folder(folder: Path) -> IO[str]:
-    """Lock `folder` against other runs while the returned file is open; raises `UserError` if another run holds it."""
-    lock = (folder / LOCK_FILE).open("w")
+def take_folders(folders: Iterable[Path]) -> tuple[IO[bytes], ...]:
+    """Lock `folders`, of which several may be the same, against other runs while the returned files are open.
+
+    Raises `UserError` if another run holds one of them, or if its lock file cannot be used.
+    """
+    locks: dict[tuple[int, int], IO[bytes]] = {}
+    try:
+        for folder in folders:
+            status = folder.stat()
+            if (status.st_dev, status.st_ino) not in locks:
+                locks[status.st_dev, status.st_ino] = take_folder(folder)
+    except UserError:
+        for lock in locks.values():
+            lock.close()
+        raise
+    return tuple(locks.values())
+
+
+def take_folder(folder: Path) -> IO[bytes]:
+    """Lock `folder` while the returned file is open; raises `UserError` as `take_folders` does."""
+    path = folder / LOCK_FILE
+    try:
+        lock = open_regular(path, "a+b", follow=False)
+    except IrregularFile as error:
+        raise UserError(f"{path} {error.reason}, but runs lock the folder with it; remove it") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be written ({error.strerror}): choose another folder") from None
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -126,7 +143,7 @@ def require_space(needs: Mapping[Path, int]) -> None:
 
 def size_of_checkpoints(folder: Path) -> int:
     """Return the bytes of the checkpoints in `folder`; a file with two names counts once."""
-    files = [path.stat() for path in folder.glob("*.ckpt")]
+    files = [path.lstat() for path in folder.glob("*.ckpt")]
     return sum({file.st_ino: file.st_size for file in files}.values())
 
 
