@@ -344,12 +344,12 @@ for number in range(500):
 
 @pytest.mark.parametrize(
     ("end", "code", "line"),
-    [("raise RunError('the disk is full')", 1, "error: the disk is full"), ("raise KeyError('x')", 1, "KeyError: 'x'")],
+    [("raise RunError('the disk is full')", 1, "error: the disk is full"), ("raise KeyError('x')", 70, "KeyError")],
 )
 def test_a_rank_reports_its_failure_and_ends_without_the_others(tmp_path, end, code, line):
     run = Run(tmp_path, f"def main():\n    time.sleep(600 * R)\n    {end}\nrun_script(main)")
     _, err = run.end(code)
-    assert line in err
+    assert any(line in each for each in err)
     assert "rank 0 " in err[-1]
     assert f"exit code {code}" in err[-1]
 
