@@ -1,6 +1,7 @@
 """Errors that end a script with one line on standard error, and the exit codes of the scripts."""
 
 import contextlib
+import errno
 import logging
 import os
 import sys
@@ -14,6 +15,9 @@ logger = logging.getLogger("beit")
 
 INTERRUPTED = 130  # 128 + SIGINT, the convention of shells
 UNFORESEEN = 70  # EX_SOFTWARE of sysexits.h
+
+# What `print` raises for a closed pipe, a full disk and a closed terminal.
+NO_OUTPUT = (errno.EPIPE, errno.ENOSPC, errno.EIO)
 
 SHOW_TRACEBACK = "BEIT_TRACEBACK"  # set to 1 in the environment, tracebacks of unforeseen errors are printed
 
@@ -42,7 +46,7 @@ def exit_code(main: Callable[[], int | None]) -> int:
         discard(sys.stdout)
         if code == 0:
             code = 1
-            _report(f"error: standard output cannot be written ({error}): the output is incomplete")
+            _report(_incomplete(error))
     return code
 
 
@@ -56,12 +60,16 @@ def _outcome(main: Callable[[], int | None]) -> tuple[int, str]:
         return 1, f"error: {error}"
     except KeyboardInterrupt:
         return INTERRUPTED, "interrupted"
-    except BrokenPipeError:
-        return 1, "error: the program that reads the output has ended: the output is incomplete"
     except MemoryError as error:
         return 1, f"error: not enough memory{_while(error)}: close other programs or lower batch_size"
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in NO_OUTPUT and error.filename is None:
+            return 1, _incomplete(error)
         return UNFORESEEN, _unforeseen(error)
+
+
+def _incomplete(error: Exception) -> str:
+    return f"error: standard output cannot be written ({error}): the output is incomplete"
 
 
 def _report(text: str) -> None:

@@ -409,9 +409,7 @@ def test_too_few_threads_give_an_error_and_leave_none_running(folder, monkeypatc
 def test_an_unreadable_image_ends_evaluation_with_its_name(tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "bad.png").write_bytes(b"no image")
-    with pytest.raises(
-        UnreadableImage, match=r"a/bad\.png: it is in none of the formats JPEG"
-    ):
+    with pytest.raises(UnreadableImage, match=r"a/bad\.png: it is in none of the formats JPEG"):
         list(EvalLoader(read_image_folder(tmp_path), Plain(), 2, num_workers=2))
     assert_no_workers_left()
 

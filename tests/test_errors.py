@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+import os
 import subprocess
 import sys
 
 import pytest
 
-from src.errors import RunError, UserError, exit_code
+from src.errors import RunError, UserError, doing, exit_code
 from src.tools.logs import start_logging
 from tests.tiny_project import ROOT
 
@@ -68,3 +69,84 @@ def test_running_outside_the_virtual_environment_gives_a_hint_to_activate_it(scr
     assert f"{sys.executable} has no numpy, PIL, yaml" in line
     assert "source .venv/bin/activate" in line
     assert "pip install -r requirements.txt" in line
+
+
+LOGS = """
+import sys
+from pathlib import Path
+from src.errors import exit_code
+from src.tools.logs import logger, start_logging
+
+def main():
+    start_logging(Path(sys.argv[1]) / "log", terminal=True)
+    for number in range(3):
+        logger.info("line %d", number)
+sys.exit(exit_code(main))
+"""
+
+
+@pytest.mark.parametrize(("kind", "reason"), [("closed pipe", "Broken pipe"), ("full disk", "No space left")])
+def test_lines_that_cannot_be_printed_end_nothing_and_are_one_warning_in_the_log(tmp_path, kind, reason):
+    with open("/dev/full", "wb") as full:
+        stdout = full.fileno() if kind == "full disk" else closed_pipe()
+        command = [sys.executable, "-c", LOGS, tmp_path]
+        done = subprocess.run(command, cwd=ROOT, stdout=stdout, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = [line[20:] for line in (tmp_path / "log").read_text().splitlines()]
+    assert [line for line in lines if line.startswith("line")] == ["line 0", "line 1", "line 2"]
+    (warning,) = (line for line in lines if not line.startswith("line"))
+    assert "standard output" in warning
+    assert reason in warning
+
+
+def test_a_full_disk_under_the_log_file_is_one_warning(tmp_path):
+    (tmp_path / "log").symlink_to("/dev/full")
+    command = [sys.executable, "-c", LOGS, tmp_path]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert [line for line in lines if line.startswith("line")] == ["line 0", "line 1", "line 2"]
+    assert sum("No space left" in line for line in lines) == 1
+
+
+@pytest.mark.parametrize("stdout", ["full disk", "closed pipe", "none"])
+def test_results_that_cannot_be_printed_are_an_error_of_one_line(stdout):
+    code = "import sys\nfrom src.errors import exit_code\nsys.exit(exit_code(lambda: print('results')))"
+    command = ["bash", "-c", '"$0" -c "$1" >&-', sys.executable, code]
+    if stdout != "none":
+        command = [sys.executable, "-c", code]
+    with open("/dev/full", "wb") as full:
+        target = {"full disk": full.fileno(), "none": None}.get(stdout) if stdout != "closed pipe" else closed_pipe()
+        done = subprocess.run(command, cwd=ROOT, stdout=target, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == ((0, 0) if stdout == "none" else (1, 1))
+
+
+def closed_pipe() -> int:
+    receiver, sender = os.pipe()
+    os.close(receiver)
+    return sender
+
+
+@pytest.mark.parametrize(("shown", "lines"), [("", 1), ("1", 6)])
+def test_an_unforeseen_exception_is_one_line_that_names_the_activity_and_the_file_of_the_traceback(
+    tmp_path, monkeypatch, capsys, shown, lines
+):
+    def main():
+        with doing("reading a.pth"), doing("reading its header"):
+            raise KeyError("x\ny")
+
+    monkeypatch.setenv("BEIT_TRACEBACK", shown)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    assert exit_code(main) == 70
+    error = capsys.readouterr().err
+    assert error.count("\n") >= lines
+    assert ("Traceback" in error) == bool(shown)
+    (traceback,) = tmp_path.iterdir()
+    for part in ("KeyError", "while reading its header", str(traceback)):
+        assert part in error.splitlines()[-1]
+    assert "raise KeyError" in traceback.read_text()
+
+
+def test_a_lack_of_memory_is_an_error_with_a_fix(capsys):
+    assert exit_code(lambda: bytearray(2**62)) == 1
+    assert "memory" in capsys.readouterr().err

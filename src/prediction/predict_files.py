@@ -8,11 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from tqdm import tqdm
 
-<<<<<<< HEAD
-from src.errors import RunError, discard
-=======
-from src.errors import RunError, without_control_characters
->>>>>>> hostile-options
+from src.errors import RunError, discard, without_control_characters
 from src.prediction.journal import Journal, Record
 from src.prediction.predictions_file import shown
 from src.prediction.predictor import Prediction, Unreadable
@@ -45,12 +41,7 @@ def record_predictions(
             record = record_of(result, details)
             journal.append(record)
             if "class" in record and not quiet:
-<<<<<<< HEAD
                 quiet = not _print(line_of(shown(record, details.probabilities)), bar)
-=======
-                with bar.external_write_mode(sys.stdout):
-                    print(without_control_characters(line_of(shown(record, details.probabilities))), flush=True)
->>>>>>> hostile-options
             bar.update()
 
 
@@ -58,7 +49,7 @@ def _print(line: str, bar: tqdm) -> bool:
     """Print a line above the bar; return whether that succeeded. The journal, not the terminal, is the result."""
     try:
         with bar.external_write_mode(sys.stdout):
-            print(line, flush=True)
+            print(without_control_characters(line), flush=True)
     except OSError as error:  # `infer.py | head`
         discard(sys.stdout)
         logger.warning("the lines cannot be printed (%s): the run goes on without", error.strerror)
