@@ -31,12 +31,21 @@ from network_recipe import weight  # noqa: E402
 
 CONFIG = ROOT / "src" / "configs" / "quickstart_digits.yaml"
 ARCH = "beit_micro_patch8_32"
+NETWORK = ("--arch", ARCH, "--image_size", "32")
 INFO = model_info(ARCH, 32, 10, class_names=tuple("0123456789"), crop_pct=1.0)
 DIFFERENCE = re.compile(r"largest difference to the network's logits: (\S+) \((\S+) of the largest logit\)")
 
 
 def run_export(checkpoint: Path, *arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "export.py"), "--config", str(CONFIG), "--pretrained", str(checkpoint)]
+    command = [
+        sys.executable,
+        str(ROOT / "export.py"),
+        "--config",
+        str(CONFIG),
+        *NETWORK,
+        "--pretrained",
+        str(checkpoint),
+    ]
     command += ["--arch", ARCH, *arguments]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=200)
 
@@ -81,7 +90,7 @@ def export_here(tmp_path, monkeypatch, capsys):
     """Return a function that runs export.py's main in this process: exit code, standard output, standard error."""
 
     def run(checkpoint: Path, *arguments: str) -> tuple[int, str, str]:
-        command = ["export.py", "--config", str(CONFIG), "--pretrained", str(checkpoint), *arguments]
+        command = ["export.py", "--config", str(CONFIG), *NETWORK, "--pretrained", str(checkpoint), *arguments]
         monkeypatch.setattr(sys, "argv", command)
         return exit_code(export.main), *capsys.readouterr()
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
 QUICKSTART = ROOT / "src" / "configs" / "quickstart_digits.yaml"
-ARCH = yaml.safe_load(QUICKSTART.read_text())["arch"]
+ARCH, IMAGE_SIZE = "beit_micro_patch8_32", 32
 COLORS = {"blue": (20, 30, 220), "green": (30, 200, 40), "red": (210, 30, 30)}
 TIMEOUT_SECONDS = 400  # a compilation takes 10 s here and several times that on a busy machine
 
@@ -38,6 +38,8 @@ def write_config(folder: Path, data: Path, **changes: object) -> Path:
     values = yaml.safe_load(QUICKSTART.read_text())
     values |= {
         "data_url": str(data),
+        "arch": ARCH,
+        "image_size": IMAGE_SIZE,
         "num_classes": len(COLORS),
         "batch_size": 8,
         "epochs": 2,

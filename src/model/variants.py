@@ -27,7 +27,7 @@ VARIANTS: dict[str, Variant] = {
     # for small machines: the widths of DeiT's tiny and small, which the BEiT paper does not have
     "beit_tiny_patch16_224": Variant(224, 16, 192, 12, 3),
     "beit_small_patch16_224": Variant(224, 16, 384, 12, 6),
-    # for images of a few pixels, such as icons and scanned characters; the quickstart takes the second
+    # for images of a few pixels, such as icons and scanned characters; the quickstart takes the first
     "beit_micro_patch4_32": Variant(32, 4, 96, 4, 3),
     "beit_micro_patch8_32": Variant(32, 8, 128, 4, 4),
 }
