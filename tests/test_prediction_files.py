@@ -159,6 +159,16 @@ def predict(paths, output: Path, *, resume: bool = False, topk: int | None = Non
     return unreadable
 
 
+def test_a_terminal_shows_control_characters_of_a_name_escaped_and_other_letters_as_they_are(tmp_path, capsys):
+    paths = ["1_\x1b[2J\r.png", "2_Schwäne \U0001f9a2.png", "broken\x07.png"]
+    with Journal(tmp_path / "p.json", RUN, resume=False) as journal:
+        record_predictions(Echo().predict(paths), journal, len(paths), Details(), quiet=False)
+        assert print_unreadable(journal.records()) == 1
+    out, err = capsys.readouterr()
+    assert out == "1_\\x1b[2J\\r.png (class: 1)\n2_Schwäne \U0001f9a2.png (class: 2)\n"
+    assert err == "broken\\x07.png cannot be read: no number\n"
+
+
 def test_memory_beside_the_paths_does_not_grow_with_the_number_of_images(tmp_path):
     peaks = []
     for count in (1000, 10_000):
