@@ -102,6 +102,7 @@ def test_the_check_for_write_access_follows_no_link(tmp_path):
 
 def test_a_log_that_is_no_regular_file_or_is_somebody_elses_is_refused(tmp_path, monkeypatch):
     config = Config(arch=ARCH, logs_root_dir=str(tmp_path))
+    monkeypatch.setattr(get_misc, "start_logging", lambda *arguments, **named: pytest.fail("it would block"))
     log = tmp_path / f"{ARCH}_0" / "rank_0.log"
     log.parent.mkdir()
     os.mkfifo(log)
