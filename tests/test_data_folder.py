@@ -78,8 +78,10 @@ def test_a_name_that_leads_to_no_file_is_listed_and_hides_no_other(tmp_path):
 
 
 def test_folders_of_any_depth_are_listed(tmp_path):
-    deep = tmp_path.joinpath(*["a"] * 1500)
-    os.makedirs(deep)
+    deep = tmp_path
+    for _ in range(1500):
+        deep = deep / "a"
+        deep.mkdir()
     (deep / "image.png").touch()
     found = read_image_folder(tmp_path).paths
     subprocess.run(["rm", "-r", str(tmp_path / "a")], check=True)  # too deep for pytest, which removes it later

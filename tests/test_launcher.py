@@ -39,7 +39,7 @@ def test_a_hostfile_lists_hosts_and_their_slots(tmp_path):
         ("gpu1 slots=4097\n", "line 1 is 'gpu1 slots=4097'"),
         (f"gpu1 slots={'9' * 5000}\n", "line 1 is 'gpu1 slots=999"),
         ("gpu1 slots=\u0664\n", "line 1 is 'gpu1 slots=\u0664'"),
-        ("-oProxyCommand=reboot slots=4\n", "line 1 is '-oProxyCommand=reboot slots=4'"),
+        ("--host slots=4\n", "line 1 is '--host slots=4'"),
         ("g\u00fcnther slots=4\n", "line 1 is 'g\u00fcnther slots=4'"),
         ("gpu1\x0bslots=4\n", r"line 1 is ''gpu1\x0bslots=4''"),
         ("# nothing\n", "no hosts"),

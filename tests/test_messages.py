@@ -6,8 +6,11 @@ Other messages are tested beside the code that raises them.
 from __future__ import annotations
 
 import builtins
+import ctypes
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +28,10 @@ from src.weights.mindspore_ckpt_file import read_ckpt, write_ckpt
 from src.weights.pretrained import load_pretrained
 from src.weights.safetensors_file import read_safetensors
 from tests.test_checkpoint import INFO, small_weights
+from tests.tiny_project import ROOT, error_line
 from tests.weights_golden import ANY_ARCH, random_weights
+
+PR_CAPBSET_DROP, CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH = 24, 1, 2  # linux/prctl.h, linux/capability.h
 
 
 def refused(call, *arguments, **named) -> str:
@@ -58,6 +64,49 @@ def test_an_unreadable_folder_of_images_is_named_with_the_reason(tmp_path, monke
     for read in (read_image_folder, find_images):
         message = refused(read, tmp_path)
         assert all(part in message for part in (str(tmp_path), "Permission denied", "permissions"))
+
+
+def without_the_rights_of_root() -> None:
+    """Let this process and its children obey the permissions of files, also as root."""
+    libc = ctypes.CDLL(None)
+    for capability in (CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH):
+        libc.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("call", "expected"),
+    [
+        ("from src.prediction.find_images import find_images as f; f(p)", "cannot be read (Permission denied)"),
+        ("from src.data.image_folder import read_image_folder as f; f(p)", "cannot read image folder"),
+        (
+            "from src.prediction.predictions_file import prepare_output as f; f('output', p, ['.x'])",
+            "cannot be written",
+        ),
+        ("from src.files.writable_folder import make_folder as f; f(p)", "cannot be written (Permission denied)"),
+        ("from src.options.config_file import find_config, read_entries as f; list(f(find_config(str(p))))", "read"),
+        ("from src.weights.class_names import read_class_names as f; f(p, 1)", "cannot be read as a list of class"),
+        ("from src.runtime.hosts import read_hostfile as f; f(p)", "cannot be read as a hostfile"),
+    ],
+)
+def test_a_path_in_a_folder_that_nobody_may_enter_is_an_error(tmp_path, call, expected):
+    closed = tmp_path / "closed"
+    closed.mkdir()
+    (closed / "a.x").mkdir()
+    closed.chmod(0)
+    code = f"from pathlib import Path; from src.errors import exit_code; p = Path({str(closed / 'a.x')!r})\n"
+    code += f"def main():\n    {call}\nraise SystemExit(exit_code(main))"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        cwd=ROOT,
+        preexec_fn=without_the_rights_of_root,
+    )
+    closed.chmod(0o700)
+    line = error_line(done)
+    assert all(part in line for part in (str(closed), "Permission denied", expected))
 
 
 def test_an_unreadable_list_of_images_is_named_with_the_reason(tmp_path, monkeypatch):

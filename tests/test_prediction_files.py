@@ -65,8 +65,10 @@ def test_folders_that_link_to_each_other_from_many_places_are_searched_once(tmp_
 
 
 def test_folders_of_any_depth_are_searched(tmp_path):
-    deep = tmp_path.joinpath(*["a"] * 1500)
-    os.makedirs(deep)
+    deep = tmp_path
+    for _ in range(1500):
+        deep = deep / "a"
+        deep.mkdir()
     (deep / "image.png").touch()
     found = find_images(tmp_path, recursive=True)
     subprocess.run(["rm", "-r", str(tmp_path / "a")], check=True)  # too deep for pytest, which removes it later
@@ -94,10 +96,10 @@ def test_a_path_that_is_no_regular_file_is_an_error(tmp_path, target):
         assert str(path) in refusal(path)
 
 
-def test_an_endless_list_is_an_error(tmp_path):
-    (tmp_path / "list.txt").touch()
-    os.truncate(tmp_path / "list.txt", 2**40)
-    assert "list.txt is larger than 500 MB" in refusal(tmp_path / "list.txt")
+def test_an_endless_list_is_an_error(tmp_path, monkeypatch):
+    monkeypatch.setattr("src.prediction.find_images.LIST_LIMIT", 1000)
+    (tmp_path / "list.txt").write_text("image.png\n" * 101)
+    assert "list.txt is larger than 0.001 MB; give a smaller file" in refusal(tmp_path / "list.txt")
 
 
 def test_a_list_gives_its_paths_in_its_order(tmp_path):
@@ -157,6 +159,16 @@ def predict(paths, output: Path, *, resume: bool = False, topk: int | None = Non
         unreadable = print_unreadable(journal.records())
         journal.remove()
     return unreadable
+
+
+def test_a_terminal_shows_control_characters_of_a_name_escaped_and_other_letters_as_they_are(tmp_path, capsys):
+    paths = ["1_\x1b[2J\r.png", "2_Schwäne \U0001f9a2.png", "broken\x07.png"]
+    with Journal(tmp_path / "p.json", RUN, resume=False) as journal:
+        record_predictions(Echo().predict(paths), journal, len(paths), Details(), quiet=False)
+        assert print_unreadable(journal.records()) == 1
+    out, err = capsys.readouterr()
+    assert out == "1_\\x1b[2J\\r.png (class: 1)\n2_Schwäne \U0001f9a2.png (class: 2)\n"
+    assert err == "broken\\x07.png cannot be read: no number\n"
 
 
 def test_memory_beside_the_paths_does_not_grow_with_the_number_of_images(tmp_path):

@@ -22,7 +22,7 @@ from src.pictures.tiles import GAP, LINE, SIDE
 from src.report import provenance
 from src.report.outcomes import Outcomes, evaluate_with_outcomes
 from src.report.report import Report, write_report
-from tests.tiny_project import ARCH, COLORS, metrics, script, write_config, write_images
+from tests.tiny_project import ARCH, COLORS, error_line, metrics, script, write_config, write_images
 
 ROOT = Path(__file__).resolve().parent.parent
 LABEL = np.array([0, 0, 1, 2, 2, 2], np.int32)
@@ -165,7 +165,7 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "report").write_text("a file is in the way")
     outcomes = Outcomes(images.labels, images.labels, np.ones(9), 3)
     report = Report(Path("x"), Config(), images, EvalResult(0.0, 100.0, 100.0, 9), outcomes, {})
-    with pytest.raises(UserError, match=rf"{tmp_path}/report cannot be written \(File exists\)"):
+    with pytest.raises(UserError, match=rf"{tmp_path}/report cannot be written \(it is not a folder\)"):
         write_report(tmp_path / "report", report)
 
 
@@ -233,3 +233,9 @@ def test_training_reports_on_its_best_weights_and_eval_writes_the_same_report(tm
     script("eval.py", "--config_path", folder / "config.yaml", "--pretrained", best, "--report", tmp_path / "again")
     for name in ("confusion.csv", "per_class.csv", "mistakes.csv", "mistakes.png"):
         assert (tmp_path / "again" / name).read_bytes() == (folder / name).read_bytes(), name
+
+
+def test_a_report_that_is_no_folder_is_refused_before_the_checkpoint_is_read(tmp_path):
+    config = write_config(tmp_path, write_images(tmp_path / "data"))
+    done = script("eval.py", "--config", config, "--pretrained", "x.ckpt", "--report", "/dev/null", check=False)
+    assert error_line(done) == "/dev/null cannot be written (it is not a folder): choose another folder"

@@ -11,6 +11,8 @@ import pytest
 from src.config import Config
 from src.errors import UserError
 from src.runtime.distributed import Ranks
+from src.tools import get_misc
+from src.tools.get_misc import start_logs
 from src.tools.run_folder import (
     make_folders,
     make_run_folder,
@@ -80,11 +82,12 @@ def test_a_lock_that_is_no_regular_file_is_refused_and_its_target_stays_as_it_is
     assert lock.read_bytes() == b"thesis"
 
 
-def test_a_lock_of_somebody_else_is_an_error(tmp_path, monkeypatch):
-    def refuse(*arguments):
-        raise PermissionError(13, "Permission denied")
+def not_permitted(*arguments, **named):
+    raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(os, "open", refuse)
+
+def test_a_lock_of_somebody_else_is_an_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "open", not_permitted)
     with pytest.raises(UserError, match=r"\.lock cannot be written \(Permission denied\): choose another folder"):
         take_folder(tmp_path)
 
@@ -95,6 +98,20 @@ def test_the_check_for_write_access_follows_no_link(tmp_path):
         (tmp_path / name).symlink_to(tmp_path / "precious")
     make_run_folder(str(tmp_path), ".")
     assert (tmp_path / "precious").read_bytes() == b"thesis"
+
+
+def test_a_log_that_is_no_regular_file_or_is_somebody_elses_is_refused(tmp_path, monkeypatch):
+    config = Config(arch=ARCH, logs_root_dir=str(tmp_path))
+    monkeypatch.setattr(get_misc, "start_logging", lambda *arguments, **named: pytest.fail("it would block"))
+    log = tmp_path / f"{ARCH}_0" / "rank_0.log"
+    log.parent.mkdir()
+    os.mkfifo(log)
+    with pytest.raises(UserError, match=r"rank_0\.log is a named pipe"):
+        start_logs(config, Ranks())
+    log.unlink()
+    monkeypatch.setattr(get_misc, "open_regular", not_permitted)
+    with pytest.raises(UserError, match=r"rank_0\.log cannot be written \(Permission denied\)"):
+        start_logs(config, Ranks())
 
 
 @pytest.mark.parametrize("shared", ["ckpt", "best_ckpt", "logs", "summary"])

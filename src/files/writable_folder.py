@@ -13,5 +13,6 @@ def make_folder(folder: Path) -> Path:
         with tempfile.TemporaryFile(dir=folder) as probe:
             probe.write(b"on a full disk an empty file can be made, but not filled")
     except OSError as error:
-        raise UserError(f"{folder} cannot be written ({error.strerror}): choose another folder") from None
+        reason = "it is not a folder" if isinstance(error, FileExistsError) else error.strerror
+        raise UserError(f"{folder} cannot be written ({reason}): choose another folder") from None
     return folder
