@@ -8,6 +8,7 @@ import json
 from collections.abc import Mapping
 
 from src.errors import UserError
+from src.model.json_text import parse_json
 from src.model.model_info import ALL_FIELDS, REQUIRED_FIELDS, ModelInfo
 
 # Version of these pairs and of the graph's input and output. Files of another version are refused.
@@ -39,13 +40,17 @@ def from_metadata(pairs: Mapping[str, str], source: str) -> ModelInfo:
             f"the checkpoint again"
         )
     stored = [name for name in ALL_FIELDS if name in pairs]
-    return ModelInfo.from_dict(
-        {name: pairs[name] if name in TEXT_FIELDS else _value(pairs[name], name, source) for name in stored}
-    )
+    values = {name: pairs[name] if name in TEXT_FIELDS else _value(pairs[name], name, source) for name in stored}
+    try:
+        return ModelInfo.from_dict(values)
+    except ValueError as error:
+        raise UserError(f"{source} has damaged metadata: {error}; export the checkpoint again") from error
 
 
 def _value(text: str, name: str, source: str) -> object:
     try:
-        return json.loads(text)
+        return parse_json(text)
     except ValueError:
-        raise UserError(f"{source} has damaged metadata: {name} is '{text}'; export the checkpoint again") from None
+        raise UserError(
+            f"{source} has damaged metadata: {name} is '{text[:80]}'; export the checkpoint again"
+        ) from None

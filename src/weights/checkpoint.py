@@ -18,6 +18,7 @@ import numpy as np
 
 from src.errors import UserError
 from src.files.atomic_file import write_atomically
+from src.model.json_text import parse_json
 from src.model.model_info import ModelInfo
 from src.weights.mindspore_ckpt_file import looks_like_ckpt, read_ckpt, write_ckpt
 from src.weights.safetensors_file import looks_like_safetensors, read_safetensors, write_safetensors
@@ -103,7 +104,7 @@ def assemble(entries: Mapping[str, np.ndarray], path: Path) -> Checkpoint:
         raise _damaged(path, "its checksums are missing")
     try:
         info = ModelInfo.from_json(_as_text(entries[MODEL_INFO]))
-        training = json.loads(_as_text(entries[TRAINING_STATE])) if TRAINING_STATE in entries else None
+        training = parse_json(_as_text(entries[TRAINING_STATE]), allow_nan=True) if TRAINING_STATE in entries else None
     except (ValueError, TypeError) as error:
         raise UserError(
             f"{path} has model information that this version cannot read ({error}): use the version that wrote it"
@@ -132,8 +133,8 @@ def read_entries(path: Path) -> Iterator[tuple[str, np.ndarray]]:
         found[name] = checksum(array)
         if name == CHECKSUMS:
             try:
-                expected = json.loads(_as_text(array))
-            except (ValueError, RecursionError) as error:
+                expected = parse_json(_as_text(array))
+            except ValueError as error:
                 raise _damaged(path, "its checksums are unreadable") from error
         yield name, array
     if CHECKSUMS in found:

@@ -97,12 +97,19 @@ def _foreign(
     stated = {**stated_beside(path, model.image_size), **stated}
     if source != "hf":
         stated["layer_norm_eps"] = ModelConfig.layer_norm_eps  # the same in all networks of the authors and timm
-    info = ModelInfo.from_dict(asdict(model) | _guess(path, source, model.image_size) | stated)
-    if info.class_names and len(info.class_names) != model.num_classes:
+    names = stated.get("class_names", ())
+    if names and len(names) != model.num_classes:
         raise UserError(
-            f"{path.with_name('config.json')} names {len(info.class_names)} classes, but the head of {path.name} has "
+            f"{path.with_name('config.json')} names {len(names)} classes, but the head of {path.name} has "
             f"{model.num_classes}: move the weights to another folder"
         )
+    try:
+        info = ModelInfo.from_dict(asdict(model) | _guess(path, source, model.image_size) | stated)
+    except ValueError as error:
+        raise UserError(
+            f"{path}: its description, or the config.json beside it, cannot be used ({error}): correct it, or give "
+            "another file"
+        ) from error
     return Checkpoint(weights, info, format=source, guessed=frozenset(UNDETERMINED) - frozenset(stated))
 
 

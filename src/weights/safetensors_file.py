@@ -16,9 +16,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from src.errors import UserError
+from src.model.json_text import MAX_JSON_BYTES, parse_json
 from src.weights.arrays import bfloat16_to_float32
 
-MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors package
+MAX_HEADER_BYTES = MAX_JSON_BYTES  # the limit of the safetensors package is 100 MB
 
 BFLOAT16 = "BF16"
 METADATA = "__metadata__"
@@ -66,19 +67,10 @@ def write_safetensors(file: BinaryIO, arrays: Mapping[str, np.ndarray], metadata
 
 
 def _read_header(path: Path) -> tuple[int, dict[str, Any]]:
-    """Return the offset of the arrays and the header; `ValueError` for a repeated name or malformed JSON."""
+    """Return the offset of the arrays and the header; `ValueError` as by `parse_json`."""
     with open(path, "rb") as file:
         length = min(int.from_bytes(file.read(8), "little"), MAX_HEADER_BYTES)
-        return 8 + length, json.loads(file.read(length), object_pairs_hook=_without_repetition)
-
-
-def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result: dict[str, Any] = {}
-    for name, value in pairs:
-        if name in result:
-            raise ValueError(f"the header has '{name}' twice")
-        result[name] = value
-    return result
+        return 8 + length, parse_json(file.read(length))
 
 
 def _first_defect(header: Any, data_bytes: int) -> str | None:
