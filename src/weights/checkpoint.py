@@ -21,6 +21,7 @@ from src.files.atomic_file import write_atomically
 from src.model.json_text import parse_json
 from src.model.model_info import ModelInfo
 from src.weights.mindspore_ckpt_file import looks_like_ckpt, read_ckpt, write_ckpt
+from src.weights.regular_file import require_regular
 from src.weights.safetensors_file import looks_like_safetensors, read_safetensors, write_safetensors
 
 EMA_PREFIX = "ema."
@@ -32,6 +33,8 @@ CHECKSUMS = "checksums"
 TEXTS = (CHECKSUMS, MODEL_INFO, TRAINING_STATE)
 
 SUFFIXES = (".ckpt", ".safetensors")
+
+MAX_ENTRIES = 100_000  # BEiT-large with averaged weights and optimizer has 1,700
 
 
 @dataclass(frozen=True)
@@ -130,6 +133,8 @@ def read_entries(path: Path) -> Iterator[tuple[str, np.ndarray]]:
     for name, array in _stored_entries(path):
         if name in found:
             raise _damaged(path, f"it has '{name}' twice")
+        if len(found) >= MAX_ENTRIES:
+            raise _damaged(path, f"it has more than the limit of {MAX_ENTRIES} entries")
         found[name] = checksum(array)
         if name == CHECKSUMS:
             try:
@@ -148,7 +153,11 @@ def checksum(array: np.ndarray) -> int:
 
 
 def read_start(path: Path) -> bytes:
-    """Return the first 64 bytes of a file, which identify its format; `UserError` for a missing or empty file."""
+    """Return the first 64 bytes of a file, which identify its format.
+
+    Raises `UserError` for a missing or empty file, for a pipe or device, and for a file beyond the limit of sizes.
+    """
+    require_regular(path)
     try:
         with open(path, "rb") as file:
             start = file.read(64)

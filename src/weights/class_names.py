@@ -3,10 +3,14 @@
 from pathlib import Path
 
 from src.errors import UserError
+from src.weights.regular_file import require_regular
+
+MAX_BYTES = 16 * 2**20
 
 
 def read_class_names(path: Path, num_classes: int) -> tuple[str, ...]:
     """Return the lines of `path`: line N names class N. Raises `UserError` unless there are `num_classes` names."""
+    require_regular(path, MAX_BYTES)
     try:
         names = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines())
     except (OSError, UnicodeDecodeError) as error:

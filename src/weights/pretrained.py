@@ -81,11 +81,12 @@ def _own(checkpoint: Checkpoint, path: Path, arch: str | None, ema: bool) -> Che
 
 
 def _from_torch(path: Path, arch: str | None, ema: bool) -> Checkpoint:
-    with open_torch_file(path) as (content, read_tensor):
+    with open_torch_file(path) as (content, read_tensors):
         tensors = find_state_dict(content, ema, path)
         source = recognize(tensors, path)
         wanted = {name: tensor for name, tensor in tensors.items() if not name.endswith(INDEX_BUFFER)}
-        arrays = {name: read_tensor(tensor, name) for name, tensor in wanted.items()}
+        read = dict(read_tensors(wanted))
+        arrays = {name: read[name] for name in wanted}
     return _foreign(arrays, source, path, arch, _stated_by_script(script_arguments(content)))
 
 

@@ -17,8 +17,8 @@ def require_regular(path: Path, max_bytes: int = MAX_WEIGHTS_BYTES) -> int:
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         raise UserError(f"{path} cannot be read ({getattr(error, 'strerror', error)}): check the path") from error
     if not stat.S_ISREG(status.st_mode):
-        kind = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe, socket or device"
-        raise UserError(f"{path} cannot be read (it is {kind}): give a regular file")
+        kind = "Is a directory" if stat.S_ISDIR(status.st_mode) else "Is a pipe, socket or device"
+        raise UserError(f"{path} cannot be read ({kind}): give a regular file")
     if status.st_size > max_bytes:
         raise UserError(f"{path} has {status.st_size} bytes, more than the limit of {max_bytes}: give another file")
     return status.st_size
