@@ -73,7 +73,7 @@ def files_beside(path: Path) -> list[Path]:
     model = ModelProto()
     try:
         model.ParseFromString(path.read_bytes())
-    except DecodeError as error:
+    except (DecodeError, ValueError, RecursionError) as error:  # protobuf's own, bytes that are no text, deep nesting
         raise _unusable(path, "it is damaged or of another kind") from error
     names = sorted({external.location for external in _external_data(model)})
     for name in names:

@@ -34,7 +34,7 @@ TEXTS = (CHECKSUMS, MODEL_INFO, TRAINING_STATE)
 
 SUFFIXES = (".ckpt", ".safetensors")
 
-MAX_ENTRIES = 100_000  # BEiT-large with averaged weights and optimizer has 1,700
+MAX_ENTRIES = 10_000  # BEiT-large with averaged weights and optimizer has 1,700
 
 
 @dataclass(frozen=True)
