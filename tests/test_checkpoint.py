@@ -22,15 +22,15 @@ from tests.networks import model_info
 from tests.weights_golden import ANY_ARCH, assert_same, one_line, refuses, small_weights
 
 SUFFIXES = (".ckpt", ".safetensors")
-INFO = model_info(ANY_ARCH, 6, 3, ("tench", "goldfish", "größer"), crop_pct=0.875)
+INFO = model_info(ANY_ARCH, 12, 3, ("tench", "goldfish", "größer"), crop_pct=0.875)
 
 
 def a_checkpoint(seed: int = 0) -> Checkpoint:
-    weights = small_weights(seed=seed)
+    weights = small_weights(patch_size=4, seed=seed)
     return Checkpoint(
         weights=weights,
         info=INFO,
-        ema=small_weights(seed=seed + 1),
+        ema=small_weights(patch_size=4, seed=seed + 1),
         optimizer={
             "moment1.head.weight": np.full((3, 8), 0.25, np.float32),
             "step": np.array(7, np.int32),
@@ -60,7 +60,7 @@ def test_a_checkpoint_reads_back_bit_for_bit(tmp_path, suffix):
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_a_checkpoint_of_weights_alone_has_no_other_state(tmp_path, suffix):
     path = tmp_path / f"a{suffix}"
-    half = {name: array.astype(np.float16) for name, array in small_weights().items()}
+    half = {name: array.astype(np.float16) for name, array in small_weights(patch_size=4).items()}
     save_checkpoint(path, Checkpoint(half, INFO))
     found = load_checkpoint(path)
     assert_same(found.weights, half)
@@ -74,7 +74,7 @@ def test_load_pretrained_returns_the_averaged_weights_on_request(tmp_path):
     averaged = load_pretrained(path, ema=True)
     assert_same(averaged.weights, a_checkpoint().ema)
     assert (averaged.ema, averaged.optimizer, averaged.training) == (None, None, None)
-    save_checkpoint(path, Checkpoint(small_weights(), INFO))
+    save_checkpoint(path, Checkpoint(small_weights(patch_size=4), INFO))
     with refuses("a.ckpt", "averaged", "--ema"):
         load_pretrained(path, ema=True)
 
@@ -84,7 +84,7 @@ def test_load_pretrained_refuses_another_arch_and_contradictory_information(tmp_
     save_checkpoint(path, a_checkpoint())
     with refuses("a.ckpt", ANY_ARCH, "beit_base_patch16_224"):
         load_pretrained(path, arch="beit_base_patch16_224")
-    save_checkpoint(path, Checkpoint(small_weights(), model_info(ANY_ARCH, 6, 4)))
+    save_checkpoint(path, Checkpoint(small_weights(patch_size=4), model_info(ANY_ARCH, 12, 4)))
     with refuses("a.ckpt", "num_classes", 4, 3):
         load_pretrained(path)
 
@@ -131,7 +131,7 @@ def test_a_checkpoint_that_mindspore_saves_again_or_converts_is_still_a_checkpoi
     assert_same_checkpoint(load_checkpoint(tmp_path / "c" / "a.safetensors"), a_checkpoint())
     save_checkpoint(tmp_path / "d.safetensors", a_checkpoint())
     loaded = ms.load_checkpoint(str(tmp_path / "d.safetensors"), format="safetensors")
-    assert_same({name: loaded[name].asnumpy() for name in small_weights()}, small_weights())
+    assert_same({name: loaded[name].asnumpy() for name in small_weights(patch_size=4)}, small_weights(patch_size=4))
 
 
 def test_every_type_that_mindspore_writes_is_read(tmp_path):

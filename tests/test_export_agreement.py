@@ -27,7 +27,7 @@ def test_equal_options_change_nothing():
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"num_classes": 1000}, ["num_classes", 1000, 10]),
+        ({"num_classes": 1000, "class_names": ()}, ["num_classes", 1000, 10]),
         ({"image_size": 384}, ["image_size", 384, 224]),
         ({"arch": "beit_large_patch16_224"}, ["arch", "beit_large_patch16_224", "beit_base_patch16_224"]),
         ({"crop_pct": 1.0}, ["crop_pct", "1.0", "0.9"]),
@@ -44,7 +44,7 @@ def test_a_contradiction_names_both_values(change, words):
 
 def test_all_contradictions_are_named_at_once():
     with refuses(PATH, "image_size", 384, "num_classes", 1000):
-        agreed_info(INFO, (), changed(image_size=384, num_classes=1000), PATH)
+        agreed_info(INFO, (), changed(image_size=384, num_classes=1000, class_names=()), PATH)
 
 
 def test_fields_that_a_foreign_file_does_not_store_come_from_the_options():

@@ -12,13 +12,13 @@ from mindspore import Tensor
 
 from src.export.metadata import from_metadata
 from src.export.mindir_file import load_mindir, mindir_metadata
+from src.model.model_config import ModelConfig
 from src.model.model_info import IMAGENET_DEFAULT_MEAN_STD, ModelInfo
 from src.model.variants import VARIANTS, Variant
 from src.prediction.onnx_network import load_onnx
 from src.weights.checkpoint import MODEL_INFO, read_entries, save_checkpoint
 from src.weights.pretrained import load_pretrained
 from src.weights.rebuild import rebuild_network
-from tests.networks import model_info
 from tests.weights_golden import assert_same, refuses
 
 FOLDER = Path(__file__).parent / "golden" / "old"
@@ -26,9 +26,8 @@ EXPECTED = np.load(FOLDER / "expected.npz")
 ARCH = "beit_fixture"
 MEAN, STD = IMAGENET_DEFAULT_MEAN_STD
 NAMES = ("tench", "goldfish", "größer")
-INFO = model_info(
-    ARCH, 16, 3, NAMES, mean=MEAN, std=STD, crop_pct=0.875, interpolation="bilinear", approximate_gelu=True
-)
+MODEL = ModelConfig(ARCH, 16, 3, approximate_gelu=True)
+INFO = ModelInfo(MODEL, NAMES, mean=MEAN, std=STD, crop_pct=0.875, interpolation="bilinear")
 TOLERANCE = 1e-6  # of the largest logit: float32 sums in another order
 
 

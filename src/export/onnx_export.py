@@ -10,6 +10,7 @@ import onnx
 from onnx import helper
 
 from src.data.image_batches import preparation_of
+from src.export.checksum import seal
 from src.export.folder_images import folder_batches
 from src.export.metadata import to_metadata
 from src.export.onnx_graph import PixelInput, beit_graph
@@ -84,11 +85,14 @@ def write_onnx(
     Raises `onnx.checker.ValidationError` for an invalid model, which is a bug.
     """
     helper.set_model_props(model, {**to_metadata(info), "precision": precision})
+    beside = path.with_name(path.name + EXTERNAL_SUFFIX)
+    large = sum(len(t.raw_data) for t in model.graph.initializer) > largest_inline_bytes
     onnx.save_model(
         model,
         path,
-        save_as_external_data=sum(len(t.raw_data) for t in model.graph.initializer) > largest_inline_bytes,
-        location=path.name + EXTERNAL_SUFFIX,
+        save_as_external_data=large,
+        location=beside.name,
         size_threshold=SMALLEST_EXTERNAL_BYTES,
     )
     onnx.checker.check_model(path, full_check=True)
+    seal(path, [beside] if large else [])

@@ -73,5 +73,15 @@ def leads_to_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
+def check_regular(path: str | os.PathLike[str], limit: int) -> None:
+    """Raise `UserError` unless a library may open `path`: a readable regular file of at most `limit` bytes."""
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        reason = getattr(error, "strerror", error)
+        raise UserError(f"{os.fspath(path)} cannot be read ({reason}): check the path") from error
+    require_regular(path, status, limit)
+
+
 def _too_large(path: str | os.PathLike[str], limit: int) -> IrregularFile:
     return IrregularFile(path, f"is larger than {limit / 1e6:g} MB", "give a smaller file")

@@ -1,17 +1,22 @@
 """Exported ONNX files, run by ONNX Runtime. Imports no MindSpore: a machine that only predicts does not need it."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
 
 from src.errors import UserError
+from src.export.checksum import require_checksum
 from src.export.metadata import from_metadata
+from src.model.model_info import ModelInfo
 from src.prediction.loaded_network import Network
+from src.prediction.onnx_file import examine
 
 PROVIDERS = {"CPU": "CPUExecutionProvider", "GPU": "CUDAExecutionProvider", "Ascend": "CANNExecutionProvider"}
 ERRORS_ONLY = 3  # log level of ONNX Runtime
-PIXELS = "tensor(uint8)"
+PIXELS, NORMALIZED = "tensor(uint8)", "tensor(float)"
 
 
 def load_onnx(path: Path, device_target: str, device_id: int) -> Network:
@@ -19,14 +24,44 @@ def load_onnx(path: Path, device_target: str, device_id: int) -> Network:
 
     Raises `UserError` for a damaged file, a file of another program, and a device that this ONNX Runtime cannot use.
     """
-    session = _session(path, device_target, device_id)
-    info = from_metadata(session.get_modelmeta().custom_metadata_map, str(path))
-    image, logits = session.get_inputs()[0], session.get_outputs()[0].name
+    examined = examine(path)
+    info = from_metadata(examined.metadata.pairs, str(path))
+    # the checksum takes a quarter of the time in which ONNX Runtime loads the file, so both are done at once
+    with ThreadPoolExecutor(1) as pool:
+        checked = pool.submit(require_checksum, path, examined.metadata, examined.beside)
+        try:
+            session = _session(path, device_target, device_id)
+        finally:
+            checked.result()
+    image, logits = _input_and_output(session, info, path)
 
     def run(images: np.ndarray) -> np.ndarray:
-        return session.run([logits], {image.name: images})[0]
+        try:
+            return session.run([logits], {image.name: images})[0]
+        except Exception as error:  # the exceptions of ONNX Runtime have no common base class
+            raise _unusable(path, error) from error
 
     return Network(run, info, takes_pixels=image.type == PIXELS)
+
+
+def _input_and_output(session: onnxruntime.InferenceSession, info: ModelInfo, path: Path) -> tuple[Any, str]:
+    """Return the input and the name of the output. Raises `UserError` if their shapes contradict `info`."""
+    images, logits = session.get_inputs(), session.get_outputs()
+    size = info.model.image_size
+    shapes = {NORMALIZED: [3, size, size], PIXELS: [size, size, 3]}
+    if len(images) != 1 or images[0].shape[1:] != shapes.get(images[0].type):
+        found = ", ".join(f"{image.name} {image.type} {image.shape}" for image in images)
+        raise UserError(f"{path} takes {found}, not images of {size} pixels: export the checkpoint again")
+    if logits[0].shape[1:] not in ([], [info.model.num_classes]):
+        raise UserError(
+            f"{path} returns {logits[0].shape}, not {info.model.num_classes} logits: export the checkpoint again"
+        )
+    return images[0], logits[0].name
+
+
+def _unusable(path: Path, error: Exception) -> UserError:
+    reason = str(error).splitlines()[0]
+    return UserError(f"{path} cannot be loaded as an ONNX file ({reason}); export the checkpoint again")
 
 
 def _session(path: Path, device_target: str, device_id: int) -> onnxruntime.InferenceSession:
@@ -42,5 +77,4 @@ def _session(path: Path, device_target: str, device_id: int) -> onnxruntime.Infe
     try:
         return onnxruntime.InferenceSession(path, options, providers=[(provider, device)])
     except Exception as error:  # the exceptions of ONNX Runtime have no common base class
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{path} cannot be loaded as an ONNX file ({reason}); export the checkpoint again") from error
+        raise _unusable(path, error) from error

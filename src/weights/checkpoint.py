@@ -18,7 +18,10 @@ import numpy as np
 
 from src.errors import UserError
 from src.files.atomic_file import write_atomically
+from src.files.regular_file import check_regular
+from src.model.json_text import parse_json
 from src.model.model_info import ModelInfo
+from src.weights.arrays import MAX_FILE_BYTES
 from src.weights.mindspore_ckpt_file import looks_like_ckpt, read_ckpt, write_ckpt
 from src.weights.safetensors_file import looks_like_safetensors, read_safetensors, write_safetensors
 
@@ -31,6 +34,8 @@ CHECKSUMS = "checksums"
 TEXTS = (CHECKSUMS, MODEL_INFO, TRAINING_STATE)
 
 SUFFIXES = (".ckpt", ".safetensors")
+
+MAX_ENTRIES = 10_000  # BEiT-large with averaged weights and optimizer has 1,700
 
 
 @dataclass(frozen=True)
@@ -103,7 +108,7 @@ def assemble(entries: Mapping[str, np.ndarray], path: Path) -> Checkpoint:
         raise _damaged(path, "its checksums are missing")
     try:
         info = ModelInfo.from_json(_as_text(entries[MODEL_INFO]))
-        training = json.loads(_as_text(entries[TRAINING_STATE])) if TRAINING_STATE in entries else None
+        training = parse_json(_as_text(entries[TRAINING_STATE]), allow_nan=True) if TRAINING_STATE in entries else None
     except (ValueError, TypeError) as error:
         raise UserError(
             f"{path} has model information that this version cannot read ({error}): use the version that wrote it"
@@ -129,11 +134,13 @@ def read_entries(path: Path) -> Iterator[tuple[str, np.ndarray]]:
     for name, array in _stored_entries(path):
         if name in found:
             raise _damaged(path, f"it has '{name}' twice")
+        if len(found) >= MAX_ENTRIES:
+            raise _damaged(path, f"it has more than the limit of {MAX_ENTRIES} entries")
         found[name] = checksum(array)
         if name == CHECKSUMS:
             try:
-                expected = json.loads(_as_text(array))
-            except (ValueError, RecursionError) as error:
+                expected = parse_json(_as_text(array))
+            except ValueError as error:
                 raise _damaged(path, "its checksums are unreadable") from error
         yield name, array
     if CHECKSUMS in found:
@@ -147,7 +154,11 @@ def checksum(array: np.ndarray) -> int:
 
 
 def read_start(path: Path) -> bytes:
-    """Return the first 64 bytes of a file, which identify its format; `UserError` for a missing or empty file."""
+    """Return the first 64 bytes of a file, which identify its format.
+
+    Raises `UserError` for a missing or empty file, for a pipe or device, and for a file beyond the limit of sizes.
+    """
+    check_regular(path, MAX_FILE_BYTES)
     try:
         with open(path, "rb") as file:
             start = file.read(64)

@@ -49,9 +49,8 @@ def _read_back(path: Path, target: str) -> Iterator[tuple[str, np.ndarray]]:
     if target != "unilm":
         yield from read_safetensors(path)[1]
         return
-    with open_torch_file(path) as (content, read_tensor):
-        for name, tensor in find_state_dict(content, ema=False, path=path).items():
-            yield name, read_tensor(tensor, name)
+    with open_torch_file(path) as (content, read_tensors):
+        yield from read_tensors(find_state_dict(content, ema=False, path=path))
 
 
 def _has_place(name: str, target: str) -> bool:

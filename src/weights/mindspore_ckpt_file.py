@@ -9,7 +9,6 @@ arrays. Each reads the files of the other.
 
 from __future__ import annotations
 
-import math
 import os
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,10 +19,11 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from src.errors import UserError
-from src.weights.arrays import bfloat16_to_float32
+from src.weights.arrays import MAX_DIMENSIONS, bfloat16_to_float32, to_array
 
 # MindSpore splits longer contents into several messages with the same tag, because protobuf has a limit.
 MAX_CONTENT_BYTES = 512 * 1024 * 1024
+MAX_PARTS = 64  # of one array; the largest of BEiT-large has one
 
 # Trailer of `mindspore.save_checkpoint(..., crc_check=True)`: this word and a CRC-32 in 10 big-endian bytes.
 CRC_WORD = b"crc_num"
@@ -113,12 +113,10 @@ class _Tensor:
             raise _Malformed(f"parameter '{self.tag}' has the unknown type '{self.tensor_type}'")
         dtype = np.dtype(np.uint16) if self.tensor_type == BFLOAT16 else DTYPES[self.tensor_type]
         shape = () if self.dims == [0] else tuple(self.dims)  # MindSpore reads [0] as a scalar
-        content = b"".join(self.content)
-        if len(content) != math.prod(shape) * dtype.itemsize:
-            raise _Malformed(
-                f"parameter '{self.tag}' of type {self.tensor_type} and shape {shape} has {len(content)} bytes"
-            )
-        array = np.frombuffer(content, dtype).reshape(shape)
+        try:
+            array = to_array(b"".join(self.content), dtype, shape)
+        except ValueError as error:
+            raise _Malformed(f"parameter '{self.tag}' of type {self.tensor_type} and shape {shape} {error}") from error
         return bfloat16_to_float32(array) if self.tensor_type == BFLOAT16 else array
 
 
@@ -129,6 +127,8 @@ def _read(file: BinaryIO) -> Iterator[tuple[str, np.ndarray]]:
             continue
         if waiting is not None and tensor.continues(waiting):
             waiting.content += tensor.content
+            if len(waiting.content) > MAX_PARTS:
+                raise _Malformed(f"parameter '{waiting.tag}' has more than {MAX_PARTS} parts")
             continue
         if waiting is not None:
             yield waiting.tag, waiting.array()
@@ -191,9 +191,13 @@ def _parse_message(data: memoryview, wire_types: Sequence[int]) -> list[list[Any
         value, position = _read_varint(data, position)
         if wire_type == _VARINT:
             found[number - 1].append(value)
+            if len(found[number - 1]) > MAX_DIMENSIONS:
+                raise _Malformed(f"an array has more than {MAX_DIMENSIONS} dimensions")
             continue
         if value > len(data) - position:
             raise _Malformed("a field is longer than its message")
+        if found[number - 1]:
+            raise _Malformed("a message has a field twice")
         found[number - 1].append(data[position : position + value])
         position += value
     return found

@@ -4,13 +4,15 @@ timm's `config.json` holds `pretrained_cfg`; transformers' holds `id2label`, `hi
 `preprocessor_config.json` the preparation of images.
 """
 
-import json
 import logging
 import math
 from pathlib import Path
 from typing import Any
 
 from src.errors import UserError
+from src.files.regular_file import check_regular
+from src.model.json_text import MAX_JSON_BYTES, parse_json
+from src.model.model_info import CROP_MODES, INTERPOLATIONS
 
 # The names under which timm and transformers publish weights; beside any other name a config.json may be anybody's.
 HUB_FILE_NAMES = ("model.safetensors", "pytorch_model.bin")
@@ -30,7 +32,6 @@ HF_PROCESSOR_DEFAULTS: dict[str, Any] = {
     "image_std": [0.5, 0.5, 0.5],
 }
 FILTER_NAMES = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}  # by Pillow's number
-CROP_MODES = ("center", "squash")
 
 logger = logging.getLogger("beit")
 
@@ -50,7 +51,7 @@ def stated_beside(path: Path, image_size: int) -> dict[str, Any]:
         stated |= _timm_fields(timm)
     if config.get("model_type") == "beit":
         stated["approximate_gelu"] = config.get("hidden_act", "gelu") != "gelu"
-        stated["layer_norm_eps"] = float(config.get("layer_norm_eps", HF_LAYER_NORM_EPS))
+        stated["layer_norm_eps"] = config.get("layer_norm_eps", HF_LAYER_NORM_EPS)
         labels = config.get("id2label")
         if isinstance(labels, dict):
             stated |= _class_names([labels.get(str(label)) for label in range(len(labels))])
@@ -67,7 +68,7 @@ def _timm_fields(config: dict[str, Any]) -> dict[str, Any]:
     fields = _image_numbers(config.get("mean"), config.get("std")) | _class_names(config.get("label_names"))
     if _is_number(config.get("crop_pct")):
         fields["crop_pct"] = float(config["crop_pct"])
-    if config.get("interpolation") in FILTER_NAMES.values():
+    if config.get("interpolation") in INTERPOLATIONS:
         fields["interpolation"] = config["interpolation"]
     if config.get("crop_mode") in CROP_MODES:
         fields["crop_mode"] = config["crop_mode"]
@@ -84,13 +85,15 @@ def _processor_fields(config: dict[str, Any], image_size: int) -> tuple[dict[str
         return {}, []
     settings = HF_PROCESSOR_DEFAULTS | config
     fields = _image_numbers(settings["image_mean"], settings["image_std"])
-    ignored = [f"{name} {settings[name]}" for name in ("do_resize", "do_rescale", "do_normalize") if not settings[name]]
+    ignored = [
+        f"{name} {_shown(settings[name])}" for name in ("do_resize", "do_rescale", "do_normalize") if not settings[name]
+    ]
     if not _is_close(settings["rescale_factor"], 1 / 255):
-        ignored.append(f"rescale_factor {settings['rescale_factor']}")
-    if settings["resample"] in FILTER_NAMES:
+        ignored.append(f"rescale_factor {_shown(settings['rescale_factor'])}")
+    if type(settings["resample"]) is int and settings["resample"] in FILTER_NAMES:
         fields["interpolation"] = FILTER_NAMES[settings["resample"]]
     else:
-        ignored.append(f"resample {settings['resample']}")
+        ignored.append(f"resample {_shown(settings['resample'])}")
     size, mode = _side(settings["size"])
     crop = _side(settings["crop_size"])[0] if settings["do_center_crop"] else size
     # of an odd margin transformers cuts the smaller half first, timm and torchvision the even one
@@ -98,9 +101,9 @@ def _processor_fields(config: dict[str, Any], image_size: int) -> tuple[dict[str
     if size is not None and crop == image_size and size >= crop and same_center:
         fields |= {"crop_mode": mode, "crop_pct": _crop_pct(crop, size)}
     else:
-        wanted = f"size {settings['size']}"
+        wanted = f"size {_shown(settings['size'])}"
         if settings["do_center_crop"]:
-            wanted += f" with crop_size {settings['crop_size']}"
+            wanted += f" with crop_size {_shown(settings['crop_size'])}"
         ignored.append(f"{wanted} (the network takes {image_size} pixels)")
     return fields, ignored
 
@@ -124,10 +127,11 @@ def _crop_pct(crop: int, size: int) -> float:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, RecursionError) as error:
+        if not path.exists():
+            return {}
+        check_regular(path, MAX_JSON_BYTES)
+        config = parse_json(path.read_bytes())
+    except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({error}): mend it or move the weights to another folder") from error
     if not isinstance(config, dict):
         raise UserError(f"{path} is not a JSON object: mend it or move the weights to another folder")
@@ -151,6 +155,11 @@ def _class_names(names: Any) -> dict[str, Any]:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _shown(value: Any) -> str:
+    """Return a value of any type and length as a short part of a line."""
+    return repr(value)[:80]
 
 
 def _is_close(value: Any, expected: float) -> bool:

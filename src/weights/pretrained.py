@@ -81,11 +81,12 @@ def _own(checkpoint: Checkpoint, path: Path, arch: str | None, ema: bool) -> Che
 
 
 def _from_torch(path: Path, arch: str | None, ema: bool) -> Checkpoint:
-    with open_torch_file(path) as (content, read_tensor):
+    with open_torch_file(path) as (content, read_tensors):
         tensors = find_state_dict(content, ema, path)
         source = recognize(tensors, path)
         wanted = {name: tensor for name, tensor in tensors.items() if not name.endswith(INDEX_BUFFER)}
-        arrays = {name: read_tensor(tensor, name) for name, tensor in wanted.items()}
+        read = dict(read_tensors(wanted))
+        arrays = {name: read[name] for name in wanted}
     return _foreign(arrays, source, path, arch, _stated_by_script(script_arguments(content)))
 
 
@@ -97,12 +98,19 @@ def _foreign(
     stated = {**stated_beside(path, model.image_size), **stated}
     if source != "hf":
         stated["layer_norm_eps"] = ModelConfig.layer_norm_eps  # the same in all networks of the authors and timm
-    info = ModelInfo.from_dict(asdict(model) | _guess(path, source, model.image_size) | stated)
-    if info.class_names and len(info.class_names) != model.num_classes:
+    names = stated.get("class_names", ())
+    if names and len(names) != model.num_classes:
         raise UserError(
-            f"{path.with_name('config.json')} names {len(info.class_names)} classes, but the head of {path.name} has "
+            f"{path.with_name('config.json')} names {len(names)} classes, but the head of {path.name} has "
             f"{model.num_classes}: move the weights to another folder"
         )
+    try:
+        info = ModelInfo.from_dict(asdict(model) | _guess(path, source, model.image_size) | stated)
+    except ValueError as error:
+        raise UserError(
+            f"{path}: its description, or the config.json beside it, cannot be used ({error}): correct it, or give "
+            "another file"
+        ) from error
     return Checkpoint(weights, info, format=source, guessed=frozenset(UNDETERMINED) - frozenset(stated))
 
 

@@ -16,9 +16,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from src.errors import UserError
-from src.weights.arrays import bfloat16_to_float32
+from src.model.json_text import MAX_JSON_BYTES, parse_json
+from src.weights.arrays import MAX_DIMENSIONS, bfloat16_to_float32, to_array
 
-MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors package
+MAX_HEADER_BYTES = MAX_JSON_BYTES  # the limit of the safetensors package is 100 MB
 
 BFLOAT16 = "BF16"
 METADATA = "__metadata__"
@@ -66,19 +67,10 @@ def write_safetensors(file: BinaryIO, arrays: Mapping[str, np.ndarray], metadata
 
 
 def _read_header(path: Path) -> tuple[int, dict[str, Any]]:
-    """Return the offset of the arrays and the header; `ValueError` for a repeated name or malformed JSON."""
+    """Return the offset of the arrays and the header; `ValueError` as by `parse_json`."""
     with open(path, "rb") as file:
         length = min(int.from_bytes(file.read(8), "little"), MAX_HEADER_BYTES)
-        return 8 + length, json.loads(file.read(length), object_pairs_hook=_without_repetition)
-
-
-def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result: dict[str, Any] = {}
-    for name, value in pairs:
-        if name in result:
-            raise ValueError(f"the header has '{name}' twice")
-        result[name] = value
-    return result
+        return 8 + length, parse_json(file.read(length))
 
 
 def _first_defect(header: Any, data_bytes: int) -> str | None:
@@ -90,6 +82,8 @@ def _first_defect(header: Any, data_bytes: int) -> str | None:
             begin, end = entry["data_offsets"]
             if end > data_bytes:
                 return f"it ends within parameter '{name}'"
+            if len(entry["shape"]) > MAX_DIMENSIONS:
+                return f"parameter '{name}' has more than {MAX_DIMENSIONS} dimensions"
             counts = [operator.index(count) for count in entry["shape"]]
             needed = math.prod(counts) * np.dtype(DTYPES[entry["dtype"]]).itemsize
             if end - begin != needed and min(counts, default=0) >= 0:
@@ -111,7 +105,10 @@ def _read_arrays(path: Path, offset: int, entries: list[tuple[str, Any]]) -> Ite
                 data = file.read(end - begin)
                 if len(data) != end - begin:
                     raise _damaged(path, f"it ends within parameter '{name}'")
-                array = np.frombuffer(data, DTYPES[dtype]).reshape(entry["shape"])
+                try:
+                    array = to_array(data, np.dtype(DTYPES[dtype]), entry["shape"])
+                except ValueError as error:
+                    raise _damaged(path, f"parameter '{name}' of shape {entry['shape'][:9]} {error}") from error
                 yield name, bfloat16_to_float32(array) if dtype == BFLOAT16 else array
     except OSError as error:
         raise _unreadable(path, error) from error

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from src.errors import UserError
-from src.weights.torch_pickle import LazyTensor, Namespace
+from src.weights.pickle_machine import Namespace
+from src.weights.torch_pickle import LazyTensor
 
 # In this order: the authors' scripts (`model`, DeepSpeed's `module`), timm and Lightning.
 WRAPPERS = ("model", "module", "state_dict")

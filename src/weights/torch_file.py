@@ -6,7 +6,7 @@ storage, and `<top>/byteorder` its byte order.
 
 import math
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,18 @@ import numpy as np
 
 from src.errors import UserError
 from src.weights.arrays import bfloat16_to_float32
-from src.weights.torch_pickle import LazyTensor, UnsafePickle, load_pickle
+from src.weights.pickle_machine import UnsafePickle
+from src.weights.torch_pickle import LazyTensor, load_pickle
 
 ZIP_START = b"PK"
 # torch.serialization.MAGIC_NUMBER as a pickled integer: the start of the format before PyTorch 1.6
 LEGACY_START = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 
-ReadTensor = Callable[[LazyTensor, str], np.ndarray]
+ReadTensors = Callable[[Mapping[str, LazyTensor]], Iterator[tuple[str, np.ndarray]]]
+
+# Tensors of a file may share a storage, as tied weights do, and bfloat16 becomes float32. Beyond a multiple of the
+# file's size the tensors repeat numbers, and a small file could ask for any amount of memory.
+MAX_GROWTH = 4
 
 
 def looks_like_torch(start: bytes) -> bool:
@@ -30,11 +35,13 @@ def looks_like_torch(start: bytes) -> bool:
 
 
 @contextmanager
-def open_torch_file(path: Path) -> Iterator[tuple[Any, ReadTensor]]:
-    """Yield the objects of the file, with a `LazyTensor` per tensor, and a function (tensor, name) -> array.
+def open_torch_file(path: Path) -> Iterator[tuple[Any, ReadTensors]]:
+    """Yield the objects of the file, with a `LazyTensor` per tensor, and a function that reads tensors.
 
-    bfloat16 is converted to float32. Raises `UserError` for a truncated or damaged file, for the format before PyTorch
-    1.6, and for a pickle that refers to anything other than tensors and plain containers.
+    The function takes tensors by name and yields names and arrays in the order of the storages, each of which is read
+    once. bfloat16 is converted to float32. Raises `UserError` for a truncated or damaged file, for tensors far larger
+    than the file, for the format before PyTorch 1.6, and for a pickle that refers to anything other than tensors and
+    plain containers.
     """
     with open(path, "rb") as file:
         if file.read(len(LEGACY_START)) == LEGACY_START:
@@ -47,6 +54,7 @@ def open_torch_file(path: Path) -> Iterator[tuple[Any, ReadTensor]]:
     except Exception as error:
         raise _damaged(path, str(error)) from error
     with archive:
+        _check_entries(path, archive)
         top = _top_folder(path, archive)
         try:
             content = load_pickle(_read_entry(path, archive, f"{top}/data.pkl"))
@@ -55,16 +63,45 @@ def open_torch_file(path: Path) -> Iterator[tuple[Any, ReadTensor]]:
         byte_order = f"{top}/byteorder"
         swap = byte_order in archive.namelist() and _read_entry(path, archive, byte_order) == b"big"
 
-        def read_tensor(tensor: LazyTensor, name: str) -> np.ndarray:
-            data = _read_entry(path, archive, f"{top}/data/{tensor.storage.key}", f"parameter '{name}': ")
-            try:
-                return _to_array(tensor, data, swap)
-            except ValueError as error:
-                raise UserError(
-                    f"{path} is damaged (parameter '{name}' of shape {tensor.shape} {error}): download it again"
-                ) from error
+        def read_tensors(tensors: Mapping[str, LazyTensor]) -> Iterator[tuple[str, np.ndarray]]:
+            _check_growth(path, tensors.values())
+            data, key = b"", None
+            for name, tensor in sorted(tensors.items(), key=lambda item: item[1].storage.key):
+                if tensor.storage.key != key:
+                    key = tensor.storage.key
+                    data = _read_entry(path, archive, f"{top}/data/{key}", f"parameter '{name}': ")
+                try:
+                    yield name, _to_array(tensor, data, swap)
+                except ValueError as error:
+                    raise UserError(
+                        f"{path} is damaged (parameter '{name}' of shape {tensor.shape} {error}): download it again"
+                    ) from error
 
-        yield content, read_tensor
+        yield content, read_tensors
+
+
+def _check_entries(path: Path, archive: zipfile.ZipFile) -> None:
+    """Refuse an archive with a repeated name, or with entries that overlap or are larger than the file."""
+    names = [entry.filename for entry in archive.infolist()]
+    if len(names) != len(set(names)):
+        raise _damaged(path, "its archive has an entry twice")
+    stated, actual = sum(max(e.file_size, e.compress_size) for e in archive.infolist()), path.stat().st_size
+    if stated > actual:
+        raise _damaged(path, f"the entries of its archive have {stated} bytes, but the file has {actual}")
+
+
+def _check_growth(path: Path, tensors: Iterable[LazyTensor]) -> None:
+    needed = sum(math.prod(t.shape) * max(np.dtype(_stored_dtype(t)).itemsize, 4) for t in tensors)
+    size = path.stat().st_size
+    if needed > MAX_GROWTH * size:
+        raise UserError(
+            f"{path} has tensors of {needed} bytes in a file of {size} (they repeat the same numbers): save the state "
+            "dict of one network"
+        )
+
+
+def _stored_dtype(tensor: LazyTensor) -> str:
+    return "uint16" if tensor.storage.dtype == "bfloat16" else tensor.storage.dtype
 
 
 def _top_folder(path: Path, archive: zipfile.ZipFile) -> str:
@@ -92,8 +129,7 @@ def _damaged(path: Path, reason: str) -> UserError:
 
 def _to_array(tensor: LazyTensor, data: bytes, swap: bool) -> np.ndarray:
     """Return the numbers of `tensor` from the bytes of its storage; `ValueError` where the two contradict."""
-    storage = tensor.storage
-    dtype = np.dtype(np.uint16 if storage.dtype == "bfloat16" else storage.dtype)
+    storage, dtype = tensor.storage, np.dtype(_stored_dtype(tensor))
     if len(data) != storage.numel * dtype.itemsize:
         raise ValueError(f"has a storage of {storage.numel} numbers, but {len(data)} bytes are stored")
     count = math.prod(tensor.shape)

@@ -7,29 +7,15 @@ harmless classes that training scripts save (NumPy scalars, paths, dtypes) becom
 
 from __future__ import annotations
 
-import io
-import pickle
-import pickletools
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-
-class UnsafePickle(Exception):
-    """The pickle is malformed or names something that is not allowed; the text gives the reason."""
-
-
-class _Unchangeable:
-    """Base of the objects whose attributes a pickle must not set."""
-
-    __slots__ = ()
-
-    def __setstate__(self, state: Any) -> None:
-        raise UnsafePickle("it tries to change a tensor or a function")
+from src.weights.arrays import MAX_DIMENSIONS
+from src.weights.pickle_machine import Function, Machine, Namespace, Opaque, UnsafePickle
 
 
 @dataclass(frozen=True)
-class Storage(_Unchangeable):
+class Storage:
     """One block of numbers: zip entry `data/<key>` with `numel` numbers of `dtype`."""
 
     key: str
@@ -38,7 +24,7 @@ class Storage(_Unchangeable):
 
 
 @dataclass(frozen=True)
-class LazyTensor(_Unchangeable):
+class LazyTensor:
     """A tensor that is not read yet. `offset` and `stride` count numbers, not bytes."""
 
     storage: Storage
@@ -47,55 +33,12 @@ class LazyTensor(_Unchangeable):
     stride: tuple[int, ...]
 
 
-class Namespace(dict):
-    """Stand-in for `argparse.Namespace`: its attributes as a dict."""
-
-    def __setstate__(self, state: Any) -> None:
-        if isinstance(state, dict):
-            self.update(state)
-
-
-class _Dict(dict):
-    """Stand-in for `OrderedDict`; attributes that a pickle sets (torch's `_metadata`) are dropped."""
-
-    def __setstate__(self, state: Any) -> None:
-        pass
-
-
-class Opaque:
-    """Stand-in for an object whose value is not needed."""
-
-    __slots__ = ()
-
-    def __new__(cls, *_arguments: Any, **_keywords: Any) -> Opaque:
-        return object.__new__(cls)
-
-    def _ignore(self, *_arguments: Any) -> None:
-        pass
-
-    __setstate__ = __setitem__ = append = extend = add = _ignore
-
-
-class _Function(_Unchangeable):
-    """A function that a pickle can call but not change."""
-
-    __slots__ = ("_function",)
-
-    def __init__(self, function: Callable[..., Any]) -> None:
-        self._function = function
-
-    def __call__(self, *arguments: Any) -> Any:
-        return self._function(*arguments)
-
-
 @dataclass(frozen=True)
-class _StorageType(_Unchangeable):
+class _StorageType:
     dtype: str
 
 
-# Weights have at most four dimensions, and their sizes are far below this.
-MAX_DIMENSIONS = 8
-MAX_NUMBER = 2**40
+MAX_NUMBER = 2**40  # sizes of weights are far below this
 
 
 def _rebuild_tensor(storage: Any, offset: Any, shape: Any, stride: Any, *_rest: Any) -> LazyTensor:
@@ -110,6 +53,19 @@ def _rebuild_tensor(storage: Any, offset: Any, shape: Any, stride: Any, *_rest: 
 def _rebuild_parameter(tensor: Any, *_rest: Any) -> Any:
     """Stand-in for `torch._utils._rebuild_parameter`: return the parameter's tensor."""
     return tensor
+
+
+def _ordered_dict() -> dict[Any, Any]:
+    """Stand-in for `OrderedDict`; attributes that a pickle sets (torch's `_metadata`) are dropped."""
+    return {}
+
+
+def _namespace() -> Namespace:
+    return Namespace()
+
+
+def _opaque(*_arguments: Any) -> Opaque:
+    return Opaque()
 
 
 STORAGE_DTYPES = {
@@ -141,35 +97,16 @@ _OPAQUE = {
 }
 
 ALLOWED: dict[tuple[str, str], Any] = {
-    ("collections", "OrderedDict"): _Dict,
-    ("argparse", "Namespace"): Namespace,
-    ("types", "SimpleNamespace"): Namespace,
-    ("torch._utils", "_rebuild_tensor"): _Function(_rebuild_tensor),
-    ("torch._utils", "_rebuild_tensor_v2"): _Function(_rebuild_tensor),
-    ("torch._utils", "_rebuild_parameter"): _Function(_rebuild_parameter),
-    ("torch._utils", "_rebuild_parameter_with_state"): _Function(_rebuild_parameter),
+    ("collections", "OrderedDict"): Function(_ordered_dict),
+    ("argparse", "Namespace"): Function(_namespace),
+    ("types", "SimpleNamespace"): Function(_namespace),
+    ("torch._utils", "_rebuild_tensor"): Function(_rebuild_tensor),
+    ("torch._utils", "_rebuild_tensor_v2"): Function(_rebuild_tensor),
+    ("torch._utils", "_rebuild_parameter"): Function(_rebuild_parameter),
+    ("torch._utils", "_rebuild_parameter_with_state"): Function(_rebuild_parameter),
     **{("torch", name): _StorageType(dtype) for name, dtype in STORAGE_DTYPES.items()},
-    **{(module, name): Opaque for module, names in _OPAQUE.items() for name in names.split()},
+    **{(module, name): Function(_opaque) for module, names in _OPAQUE.items() for name in names.split()},
 }
-
-
-class _Unpickler(pickle.Unpickler):
-    """Unpickler that resolves the names in `ALLOWED` only."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in ALLOWED:
-            raise UnsafePickle(
-                f"it asks for '{module}.{name}', which is neither a tensor nor a plain container: nothing was executed"
-            )
-        return ALLOWED[module, name]
-
-    def persistent_load(self, reference: Any) -> Storage:
-        if not isinstance(reference, tuple) or len(reference) != 5 or reference[0] != "storage":
-            raise UnsafePickle("it refers to something that is not a storage")
-        _, kind, key, _location, numel = reference
-        if not isinstance(kind, _StorageType) or not isinstance(key, str) or type(numel) is not int or numel < 0:
-            raise UnsafePickle("it refers to a storage of an unknown kind")
-        return Storage(key, kind.dtype, numel)
 
 
 def load_pickle(data: bytes) -> Any:
@@ -178,16 +115,27 @@ def load_pickle(data: bytes) -> Any:
     Raises `UnsafePickle` for anything else that a pickle can contain, and for malformed data.
     """
     try:
-        _refuse_large_memo(data)
-        return _Unpickler(io.BytesIO(data)).load()
+        return Machine(_find, _find_storage).run(data)
     except UnsafePickle:
         raise
-    except Exception as error:  # the unpickler raises many types for malformed data
+    except Exception as error:  # malformed data raises many types
         raise UnsafePickle(f"its pickle is malformed: {error}") from error
 
 
-def _refuse_large_memo(data: bytes) -> None:
-    """Refuse a memo index beyond the data: the unpickler allocates up to it, so a few bytes could ask for gigabytes."""
-    for opcode, argument, _position in pickletools.genops(data):
-        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and int(argument or 0) > len(data):
-            raise UnsafePickle("its pickle is malformed: it asks for too much memory")
+def _find(module: str, name: str) -> Any:
+    if (module, name) not in ALLOWED:
+        raise UnsafePickle(
+            f"it asks for '{module[:100]}.{name[:100]}', which is neither a tensor nor a plain container: nothing was "
+            "executed"
+        )
+    return ALLOWED[module, name]
+
+
+def _find_storage(reference: Any) -> Storage:
+    if not isinstance(reference, tuple) or len(reference) != 5 or reference[0] != "storage":
+        raise UnsafePickle("it refers to something that is not a storage")
+    _, kind, key, _location, numel = reference
+    known = isinstance(kind, _StorageType) and isinstance(key, str) and type(numel) is int
+    if not known or not 0 <= numel < MAX_NUMBER:
+        raise UnsafePickle("it refers to a storage of an unknown kind")
+    return Storage(key, kind.dtype, numel)
