@@ -115,6 +115,15 @@ def test_a_preview_with_another_suffix_than_png_is_refused(config_path):
     assert ".png" in line
 
 
+def test_a_preview_replaces_no_device_and_no_folder(tmp_path, config_path):
+    (tmp_path / "device.png").symlink_to("/dev/null")
+    (tmp_path / "folder.png").mkdir()
+    for name in ("device", "folder"):
+        path = tmp_path / f"{name}.png"
+        command = (sys.executable, "-m", "src.data.preview", "--config_path", config_path, "--output", path)
+        assert error_line(run(*command, check=False)) == f"{path} is a {name}; give a regular file"
+
+
 def test_a_config_file_has_no_options_of_the_preview(tmp_path, config_path):
     config_path.write_text(config_path.read_text() + "output: x.png\n")
     with pytest.raises(UserError, match="output"):

@@ -4,6 +4,7 @@ Draws images of the first training batch as the network receives them (cropped, 
 target classes, and beside each the same image as evaluation prepares it.
 """
 
+import contextlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from src.data.decode import read_rgb
 from src.data.image_folder import ImageFolder
 from src.errors import UserError, exit_code
 from src.files.png_file import save_png
+from src.files.regular_file import require_regular
 from src.pictures.tiles import SIDE, Tile, tile_sheet
 
 IMAGES = 16
@@ -30,6 +32,8 @@ def main() -> None:
     output = Path(config.output)
     if output.suffix.lower() != ".png":
         raise UserError(f"output is {output} but the preview is a PNG file; give a name that ends in .png")
+    with contextlib.suppress(OSError):  # a new name; another error is reported where the file is written
+        require_regular(output, output.stat())
     train, validation = read_data(config)
     for folder in (train, validation):
         print(describe_folder(folder))
