@@ -370,5 +370,5 @@ def test_foreign_files_are_refused(tmp_path, content, words):
 def test_a_missing_file_is_an_error(tmp_path):
     with refuses("no.ckpt", "No such file or directory"):
         load_checkpoint(tmp_path / "no.ckpt")
-    with refuses(tmp_path, "Is a directory"):
+    with refuses(tmp_path, "a folder"):
         load_checkpoint(tmp_path)

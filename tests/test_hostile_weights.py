@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
-from src.weights.regular_file import MAX_WEIGHTS_BYTES
 
 from src.errors import UserError
 from src.model.json_text import MAX_JSON_BYTES, parse_json
 from src.model.model_info import ModelInfo
+from src.weights.arrays import MAX_FILE_BYTES
 from src.weights.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from src.weights.class_names import read_class_names
 from src.weights.mindspore_ckpt_file import _chunk, _key, _varint, read_ckpt
@@ -193,7 +193,7 @@ def test_a_sparse_file_of_8_terabytes_is_refused_by_its_size(tmp_path):
     with open(path, "wb") as file:
         file.write(b"\x0a")
         file.truncate(8 * 2**40)
-    with refuses("a.ckpt", 8 * 2**40, MAX_WEIGHTS_BYTES):
+    with refuses("a.ckpt", 8 * 2**40, MAX_FILE_BYTES):
         load_pretrained(path)
 
 
