@@ -17,7 +17,7 @@ from src.export.metadata import CHECKSUM, UNSEALED, VERSION
 from src.export.protobuf_file import BYTES, Field, MalformedMessage, ProtobufFile
 
 METADATA_FIELD = 14
-CHUNK_BYTES = 2**20
+CHUNK_BYTES = 2**18  # stays in the cache of a processor core
 
 logger = logging.getLogger("beit")
 
@@ -71,20 +71,17 @@ def require_checksum(path: Path, metadata: Metadata, beside: Sequence[Path]) -> 
 def content_checksum(path: Path, blank: Field, beside: Sequence[Path]) -> str:
     """Return the CRC-32 of `path`, with zeros for the content of the field `blank`, and of the files `beside` it."""
     crc, position = 0, 0
+    buffer = memoryview(bytearray(CHUNK_BYTES))
     try:
         for each in (path, *sorted(beside)):
             with open(each, "rb", buffering=0) as file:
-                while chunk := file.read(CHUNK_BYTES):
+                while count := file.readinto(buffer):
                     if each == path:
-                        chunk = _blanked(chunk, blank.begin - position, blank.end - position)
-                        position += len(chunk)
-                    crc = zlib.crc32(chunk, crc)
+                        begin, end = max(blank.begin - position, 0), min(blank.end - position, count)
+                        if begin < end:
+                            buffer[begin:end] = bytes(end - begin)
+                        position += count
+                    crc = zlib.crc32(buffer[:count], crc)
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror or error}): export the checkpoint again") from error
     return f"{crc:08x}"
-
-
-def _blanked(chunk: bytes, begin: int, end: int) -> bytes:
-    """Return `chunk` with zeros from `begin` to `end`, which may lie outside it."""
-    begin, end = max(begin, 0), min(end, len(chunk))
-    return chunk if begin >= end else chunk[:begin] + bytes(end - begin) + chunk[end:]
