@@ -147,7 +147,7 @@ def test_values_of_wrong_types_in_a_hub_config_give_no_traceback(tmp_path, confi
         '{"a": 1, "a": 2}',
         "",
         b"\xff\xfe",
-        " " * (MAX_JSON_BYTES + 1),
+        "[" + " " * MAX_JSON_BYTES + "]",
     ],
 )
 def test_json_beyond_the_limits_is_a_value_error_of_one_line(text):
@@ -292,8 +292,7 @@ def test_nested_tuples_as_keys_end(tmp_path, program):
     "program",
     [
         b"\x80\x02ccollections\nOrderedDict\n(](K\x01" + DOUBLED + b"K\x01\x86etR.",
-        b"\x80\x02(" + b"2" * MAX_INSTRUCTIONS + b"t.",
-        b"\x80\x02" + b"}" * MAX_INSTRUCTIONS + b".",
+        b"\x80\x02(" + b"}" * MAX_INSTRUCTIONS + b"t.",
         b"\x80\x02" + b"X" + struct.pack("<I", MAX_PICKLE_BYTES) + b"a" * MAX_PICKLE_BYTES + b".",
         b"\x80\x04\x8d\xff\xff\xff\xff\xff\xff\xff\x7f.",  # texts of 2^63 - 1 bytes
         b"\x80\x04\x8e\xff\xff\xff\xff\xff\xff\xff\x7f.",
@@ -367,7 +366,7 @@ def ckpt_message(name: bytes, dims: list[int], content: bytes, kind: bytes = b"F
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (ckpt_message(b"w", [1] * 65, bytes(4)), ["dimensions"]),
+        (ckpt_message(b"w", [1] * 65, bytes(4)), ["an array has more than 8 dimensions"]),
         (ckpt_message(b"w", [2**63] * 8, bytes(4)), ["w"]),
         (ckpt_message(b"w", [0, 2**69], b""), ["w"]),
         (ckpt_message(b"w", [0, 2**62, 2**62], b""), ["w"]),
@@ -391,7 +390,7 @@ def test_a_ckpt_file_of_endless_entries_is_refused(tmp_path):
         load_pretrained(path)
 
 
-@pytest.mark.parametrize("shape", [[1] * 65, [0] * 40, [0, 2**63], [0, 2**62, 2**62], [0, 10**30]])
+@pytest.mark.parametrize("shape", [[1] * 9, [1] * 65, [0] * 40, [0, 2**63], [0, 2**62, 2**62], [0, 10**30]])
 def test_safetensors_files_with_impossible_arrays_are_refused(tmp_path, shape):
     size = 0 if 0 in shape else 4
     header = {"w": {"dtype": "F32", "shape": shape, "data_offsets": [0, size]}}

@@ -2,6 +2,7 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from src.export.checksum import require_checksum
 from src.export.metadata import from_metadata
 from src.model.model_info import ModelInfo
 from src.prediction.loaded_network import Network
-from src.prediction.onnx_file import examine
+from src.prediction.onnx_file import OnnxFile, examine
 
 PROVIDERS = {"CPU": "CPUExecutionProvider", "GPU": "CUDAExecutionProvider", "Ascend": "CANNExecutionProvider"}
 ERRORS_ONLY = 3  # log level of ONNX Runtime
@@ -28,7 +29,9 @@ def load_onnx(path: Path, device_target: str, device_id: int) -> Network:
     info = from_metadata(examined.metadata.pairs, str(path))
     # the checksum takes a quarter of the time in which ONNX Runtime loads the file, so both are done at once
     with ThreadPoolExecutor(1) as pool:
-        checked = pool.submit(require_checksum, path, examined.metadata, examined.beside)
+        started = Event()
+        checked = pool.submit(_check, started, path, examined)
+        started.wait()  # ONNX Runtime holds Python's lock while it loads, so the checksum must be under way
         try:
             session = _session(path, device_target, device_id)
         finally:
@@ -42,6 +45,13 @@ def load_onnx(path: Path, device_target: str, device_id: int) -> Network:
             raise _unusable(path, error) from error
 
     return Network(run, info, takes_pixels=image.type == PIXELS)
+
+
+def _check(started: Event, path: Path, examined: OnnxFile) -> None:
+    try:
+        require_checksum(path, examined.metadata, examined.beside, started.set)
+    finally:
+        started.set()
 
 
 def _input_and_output(session: onnxruntime.InferenceSession, info: ModelInfo, path: Path) -> tuple[Any, str]:

@@ -68,7 +68,7 @@ def open_torch_file(path: Path) -> Iterator[tuple[Any, ReadTensors]]:
             data, key = b"", None
             for name, tensor in sorted(tensors.items(), key=lambda item: item[1].storage.key):
                 if tensor.storage.key != key:
-                    key = tensor.storage.key
+                    key, data = tensor.storage.key, b""  # frees the storage before, for the next to take its place
                     data = _read_entry(path, archive, f"{top}/data/{key}", f"parameter '{name}': ")
                 try:
                     yield name, _to_array(tensor, data, swap)
