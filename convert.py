@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from src.errors import UserError, exit_code
-from src.model.model_info import IMAGENET_DEFAULT_MEAN_STD, IMAGENET_INCEPTION_MEAN_STD
+from src.model.model_info import IMAGENET_DEFAULT_MEAN_STD, IMAGENET_INCEPTION_MEAN_STD, MIN_CROP_PCT
 from src.model.variants import VARIANTS
 from src.options.command_line import Parser
 from src.weights.checkpoint import Checkpoint, save_checkpoint
@@ -79,8 +79,8 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     for name in ("class_names", "crop_pct", "imagenet_default_mean_and_std"):
         if options.to is not None and getattr(options, name) is not None:
             raise UserError(f"a file for {options.to} cannot store --{name}: leave it out")
-    if options.crop_pct is not None and not 0 < options.crop_pct <= 1:
-        raise UserError(f"--crop_pct is {options.crop_pct}, but must be above 0 and at most 1")
+    if options.crop_pct is not None and not MIN_CROP_PCT <= options.crop_pct <= 1:
+        raise UserError(f"--crop_pct is {options.crop_pct}, but must be {MIN_CROP_PCT} to 1")
     return options
 
 

@@ -61,7 +61,7 @@ class Config:
     switch_prob: float = option(AUGMENT, 0.5, "probability of CutMix instead of Mixup", at_least=0, at_most=1)
     label_smoothing: float = option(AUGMENT, 0.1, "share of the target spread over all classes", at_least=0, at_most=1)
     min_crop: float = option(AUGMENT, 0.08, "smallest share of the area in a random crop", more_than=0, at_most=1)
-    crop_pct: float = option(AUGMENT, 0.9, "share of the resized side that evaluation crops", more_than=0, at_most=1)
+    crop_pct: float = option(AUGMENT, 0.9, "share of the resized side that evaluation crops", at_least=0.1, at_most=1)
     hflip: float = option(AUGMENT, 0.5, "probability of a horizontal flip", added=True, at_least=0, at_most=1)
     color_jitter: float = option(AUGMENT, 0.4, "color jitter strength without auto_augment", added=True, at_least=0)
 
@@ -114,7 +114,7 @@ class Config:
     )  # fmt: skip
     file_format: str = option(MODEL, "ONNX", "format that export.py writes", choices=("ONNX", "MINDIR", "AIR"))
     pretrained: str | None = option(MODEL, None, "checkpoint to start from, to evaluate or to export")
-    image_size: int = option(MODEL, 224, "side of the input image in pixels", at_least=1, at_most=4096)
+    image_size: int = option(MODEL, 224, "side of the input image in pixels", at_least=1, at_most=2048)
     num_classes: int = option(
         MODEL, 1000, "classes, 0 to take them from the data or the checkpoint", at_least=0, at_most=1_000_000
     )

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -64,7 +65,8 @@ def test_a_line_is_interrupted_where_it_has_no_value(tmp_path):
     assert [is_drawn(x) for x in (1.5, 2.5, 3.5, 4.5)] == [True, False, False, True]
 
 
-def test_the_curves_are_drawn_after_every_epoch_and_when_a_run_resumes(tmp_path):
+def test_the_curves_are_drawn_after_every_epoch_and_when_a_run_resumes(tmp_path, monkeypatch):
+    monkeypatch.setattr(CurvesPicture, "PAUSE", 0)
     path, seen = tmp_path / "curves.png", []
 
     class Look(Callback):
@@ -82,6 +84,21 @@ def test_the_curves_are_drawn_after_every_epoch_and_when_a_run_resumes(tmp_path)
     path.unlink()
     CurvesPicture(path, CHARTS).on_train_begin(new_state())
     assert not path.exists()
+
+
+def test_the_curves_of_short_epochs_are_drawn_less_often_and_at_the_end(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr("src.tools.callback.save_png", lambda picture, path: drawn.append(time.sleep(0.01)))
+    run(new_state(epochs=3), [CurvesPicture(tmp_path / "curves.png", CHARTS)])
+    assert len(drawn) == 2  # the first epoch and the end
+
+    class Waits(Callback):
+        def on_epoch_begin(self, state):
+            monkeypatch.setattr(time, "monotonic", lambda now=time.monotonic() + 1000: now)
+
+    drawn.clear()
+    run(new_state(epochs=3), [Waits(), CurvesPicture(tmp_path / "curves.png", CHARTS)])
+    assert len(drawn) == 4  # each epoch and the end
 
 
 CONFUSION = np.array([[1, 1, 0], [0, 1, 0], [2, 0, 1]])

@@ -223,18 +223,37 @@ class MetricsCsv(Callback):
 
 
 class CurvesPicture(Callback):
-    """The `charts` over all epochs of the run in the PNG file `path`."""
+    """The `charts` over all epochs of the run in the PNG file `path`, up to date at the end of the run.
+
+    Drawing takes half a second. In a run with epochs of a few seconds it is repeated less often: it takes at most one
+    part in `PAUSE` of the time.
+    """
+
+    PAUSE = 20
 
     def __init__(self, path: Path, charts: Charts) -> None:
         self._path, self._charts = path, charts
+        self._earliest = 0.0
 
     def on_train_begin(self, state: RunState) -> None:
         """Draw the epochs of a resumed run, which may have been killed before it drew them."""
-        self.on_epoch_end(state)
+        self._draw(state)
 
     def on_epoch_end(self, state: RunState) -> None:
+        if time.monotonic() >= self._earliest:
+            self._draw(state)
+
+    def on_train_end(self, state: RunState) -> None:
+        self._draw(state)
+
+    def on_exception(self, state: RunState) -> None:
+        self._draw(state)
+
+    def _draw(self, state: RunState) -> None:
+        begin = time.monotonic()
         if charts := charts_of(state.history, self._charts):
             save_png(line_charts(charts, "epoch", first=1, last=state.epochs), self._path)
+            self._earliest = begin + self.PAUSE * (time.monotonic() - begin)
 
 
 def charts_of(
