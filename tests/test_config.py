@@ -231,7 +231,7 @@ def test_yaml_values_are_read_as_on_the_command_line(tmp_path, text, name, value
         (["--collect_input_data"], ["collect_input_data is True", "set dataset_sink_mode to False"]),
         (["--batch_size", "1000000000"], ["--batch_size is 1000000000", "at most 1000000"]),
         (["--epochs", "1000000000"], ["--epochs is 1000000000", "at most 1000000"]),
-        (["--image_size", "8000"], ["--image_size is 8000", "at most 4096"]),
+        (["--image_size", "8000"], ["--image_size is 8000", "at most 2048"]),
         (["--device_num", "4097"], ["--device_num is 4097", "at most 4096"]),
         (["--ckpt_keep_num", "1000000000"], ["--ckpt_keep_num is 1000000000", "at most 1000000"]),
         (["--num_parallel_workers", "9999"], ["--num_parallel_workers is 9999", "at most 1024"]),
