@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,8 +78,10 @@ class Predictor:
         Raises `UserError` for an unusable file and for another architecture than `arch`.
         """
         path = Path(path)
-        if not path.is_file():
-            raise UserError(f"{path} does not exist; give a checkpoint, an ONNX file or a MINDIR file")
+        if not os.path.isfile(path):  # the method of Path raises an error for a folder that cannot be entered
+            raise UserError(
+                f"{path} does not exist or cannot be reached; give a checkpoint, an ONNX file or a MINDIR file"
+            )
         network = _load(path, arch, device_target, device_id)
         if arch is not None and arch != network.info.model.arch:
             raise UserError(f"--arch is {arch} but {path} is a {network.info.model.arch}; leave out --arch")
