@@ -16,6 +16,7 @@ from src.errors import RunError, UserError, exit_code
 from src.prediction.find_images import find_images
 from src.prediction.journal import Journal, file_identity
 from src.prediction.predictions_file import FORMATS, prepare_output, write_predictions
+from src.runtime.signals import answered_by
 from src.weights.class_names import read_class_names
 
 
@@ -44,11 +45,17 @@ def main() -> None:
         "class_names": file_identity(Path(config.class_names)) if config.class_names else None,
     }
     with Journal(Path(config.output), run, resume=config.resume) as journal:
-        try:
+
+        def leave(signal_number: int) -> bool:
+            """End at once, in the middle of a batch: each record is in the journal as soon as it exists."""
+            if len(journal):
+                print(f"{len(journal)} of {len(images)} images are done; --resume continues the run", file=sys.stderr)
+            else:
+                journal.remove()
+            return False
+
+        with answered_by(leave):
             predict(config, images, journal)
-        except KeyboardInterrupt:
-            print(f"{len(journal)} of {len(images)} images are done; --resume continues the run", file=sys.stderr)
-            raise
 
 
 def predict(config: InferConfig, images: list[str], journal: Journal) -> None:

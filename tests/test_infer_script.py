@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import re
+import signal
 import struct
 import subprocess
 import sys
@@ -31,6 +32,7 @@ from src.export.onnx_graph import beit_graph
 from src.model.variants import get_variant
 from src.prediction.journal import Journal
 from src.prediction.predictor import Predictor
+from src.runtime import signals
 from src.weights.checkpoint import Checkpoint, save_checkpoint
 from src.weights.rebuild import rebuild_network
 from tests.networks import model_info, variant_network
@@ -310,7 +312,8 @@ def test_a_stopped_run_resumes_to_the_same_file(images, models, infer_here, monk
     append = Journal.append
 
     def stop(journal, record):
-        if len(journal) == 5:
+        if len(journal) == 5:  # what the thread that receives signals would do, and end the process
+            assert not signals._answers[-1](signal.SIGINT)
             raise KeyboardInterrupt
         append(journal, record)
 
