@@ -558,7 +558,7 @@ def make_good(root: Path) -> Good:
     (outside / "secret").write_bytes(SECRET * 10_000)
     network = variant_network(ARCH, num_classes=3)
     weights = {parameter.name: parameter.asnumpy() for parameter in network.get_parameters()}
-    info = model_info(ARCH, 32, 3, class_names=("a", "b", "c"))
+    info = model_info(ARCH, 32, 3, class_names=("a", "b", "c"), crop_pct=1.0)
     for suffix in (".ckpt", ".safetensors"):
         save_checkpoint(folder / f"good{suffix}", Checkpoint(weights, info))
     write_onnx(beit_graph(weights, info.model, get_variant(ARCH)), info, folder / "good.onnx")
