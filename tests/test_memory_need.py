@@ -100,7 +100,7 @@ def test_the_memory_of_the_machine_is_its_lowest_limit(tmp_path, monkeypatch):
     ("script", "words", "expected"),
     [
         ("train", ["--batch_size", "1000000"], ["batch_size is 1000000", "GB", "set at most"]),
-        ("train", ["--image_size", "4096"], ["image_size is 4096", "GB", "set at most"]),
+        ("train", ["--image_size", "2048", "--batch_size", "4096"], ["image_size is 2048", "GB", "set at most"]),
     ],
 )
 def test_a_script_refuses_a_run_that_cannot_fit_before_it_starts(tmp_path, script, words, expected):

@@ -20,8 +20,8 @@ def read(path: Path) -> dict[str, np.ndarray]:
     """Return every array of a foreign file under its own name."""
     if path.suffix == ".safetensors":
         return dict(read_safetensors(path)[1])
-    with open_torch_file(path) as (content, read_tensor):
-        return {name: read_tensor(tensor, name) for name, tensor in find_state_dict(content, False, path).items()}
+    with open_torch_file(path) as (content, read_tensors):
+        return dict(read_tensors(find_state_dict(content, False, path)))
 
 
 # The file to read, and a network of the same sizes in the library to write for.

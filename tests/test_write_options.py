@@ -24,7 +24,7 @@ def test_every_option_of_every_script_is_listed():
         for name in declared(script.options):
             assert f"\n| `{name}` | " in PAGE, name
     assert "\n| `re_prob` | `0.25` | a number, at least 0, at most 1 | Probability of RandomErasing. |" in PAGE
-    assert "\n| `accumulation_steps` | `1` | a whole number, at least 1 | Micro-batches" in PAGE
+    assert "\n| `accumulation_steps` | `1` | a whole number, at least 1, at most 1000000 | Micro-batches" in PAGE
     assert "\n| `data_path` | required | text | Image, " in PAGE
     assert "\n| `to` | `none` | one of unilm, timm, hf, hf4 | " in PAGE
     assert "\nrun_standalone_train_gpu.sh CONFIG [--device DEVICE_ID (default: 0)]" in PAGE
