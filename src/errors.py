@@ -84,10 +84,9 @@ def _report(text: str) -> None:
 
 def _open_missing_streams() -> None:
     """Replace the standard streams that the caller has closed (`>&-`), which Python leaves out."""
-    if sys.stdout is None:
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (for the whole process)
-    if sys.stderr is None:
-        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 (stays open until the process ends)
 
 
 def discard(stream: TextIO) -> None:
@@ -102,13 +101,12 @@ def doing(activity: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if not hasattr(error, "activity"):  # the innermost one says most
-            error.activity = activity  # type: ignore[attr-defined]
+        vars(error).setdefault("activity", activity)  # that of the innermost block, which is the most precise
         raise
 
 
 def _while(error: Exception) -> str:
-    activity = getattr(error, "activity", None)
+    activity = vars(error).get("activity")
     return f" while {activity}" if activity else ""
 
 

@@ -204,7 +204,7 @@ def train(
         _train(epoch_steps, evaluate, callbacks, state, stop_vote)
     except (TrainingDiverged, StepFailed):
         raise  # weights that are not worth keeping
-    except Exception:
+    except Exception:  # of any kind: it is raised again after the state is saved
         for callback in callbacks:
             with contextlib.suppress(UserError):  # the disk may be what has failed
                 callback.on_exception(state)

@@ -260,7 +260,7 @@ def damaged_checkpoint(place: Path, good: Good, rng: random.Random) -> Case:
 def not_a_file(place: Path, good: Good, rng: random.Random) -> Case:
     path = place / rng.choice(("a.pth", "a.ckpt", "a.safetensors"))
     irregular(path, rng)
-    return convert("weights that are no file", path)
+    return convert("irregular weights file", path)
 
 
 def irregular(path: Path, rng: random.Random) -> None:
@@ -364,7 +364,7 @@ def onnx_metadata(place: Path, good: Good, rng: random.Random) -> Case:
 def irregular_export(place: Path, good: Good, rng: random.Random) -> Case:
     path = place / rng.choice(("a.onnx", "a.onnx", "a.mindir"))
     irregular(path, rng)
-    return infer("export that is no file", path.name, good)
+    return infer("irregular export file", path.name, good)
 
 
 # ---- images and folders -----------------------------------------------------------------------------------------
