@@ -20,7 +20,7 @@ from src.data.image_folder import check_class_names, read_image_folder
 from src.data.memory_budget import MemoryBudget
 from src.data.sampling import spread
 from src.errors import UserError
-from tests.tiny_project import ROOT
+from tests.tiny_project import ROOT, deep_image
 
 GOLDEN = dict(np.load(Path(__file__).parent / "golden" / "data.npz"))
 
@@ -78,14 +78,10 @@ def test_a_name_that_leads_to_no_file_is_listed_and_hides_no_other(tmp_path):
 
 
 def test_folders_of_any_depth_are_listed(tmp_path):
-    deep = tmp_path
-    for _ in range(1500):
-        deep = deep / "a"
-        deep.mkdir()
-    (deep / "image.png").touch()
+    image = deep_image(tmp_path)
     found = read_image_folder(tmp_path).paths
     subprocess.run(["rm", "-r", str(tmp_path / "a")], check=True)  # too deep for pytest, which removes it later
-    assert found == [str(deep / "image.png")]
+    assert found == [str(image)]
 
 
 def test_num_samples_keeps_the_share_of_every_class_and_the_class_list(tmp_path):

@@ -8,9 +8,12 @@ import subprocess
 import sys
 
 import pytest
+from PIL import Image
 
+from src.data.decode import rgb_image
 from src.errors import RunError, UserError, doing, exit_code
 from src.tools.logs import start_logging
+from src.weights.checkpoint import load_checkpoint
 from tests.tiny_project import ROOT
 
 
@@ -150,3 +153,23 @@ def test_an_unforeseen_exception_is_one_line_that_names_the_activity_and_the_fil
 def test_a_lack_of_memory_is_an_error_with_a_fix(capsys):
     assert exit_code(lambda: bytearray(2**62)) == 1
     assert "memory" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("suffix", [".ckpt", ".png"])
+def test_the_line_of_an_unforeseen_exception_names_the_file_that_was_read(tmp_path, monkeypatch, capsys, suffix):
+    def fails(*_):
+        raise KeyError("x")
+
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr("src.weights.checkpoint.read_entries", fails)
+    path = tmp_path / f"a{suffix}"
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
+
+    def main():
+        if suffix == ".ckpt":
+            load_checkpoint(path)
+        with rgb_image(path):
+            fails()
+
+    assert exit_code(main) == 70
+    assert str(path) in capsys.readouterr().err.splitlines()[-1]

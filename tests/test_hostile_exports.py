@@ -15,11 +15,11 @@ from mindspore.train.mind_ir_pb2 import ModelProto
 from onnx import TensorProto, helper
 
 from src.errors import UserError
-from src.export import protobuf_file
 from src.export.metadata import CHECKSUM
 from src.export.mindir_file import load_mindir, write_mindir
 from src.export.onnx_export import OnnxOptions, export_onnx, write_onnx
 from src.export.onnx_graph import beit_graph
+from src.files import protobuf_file
 from src.model.variants import get_variant
 from src.prediction import onnx_file
 from src.prediction.onnx_network import load_onnx

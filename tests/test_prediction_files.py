@@ -21,6 +21,7 @@ from src.prediction.journal import BEGIN, Journal, Record
 from src.prediction.predict_files import Details, line_of, print_unreadable, record_of, record_predictions
 from src.prediction.predictions_file import FORMATS, prepare_output, shown, write_predictions
 from src.prediction.predictor import Prediction, Unreadable
+from tests.tiny_project import deep_image
 
 RUN = {"data_path": "photos", "topk": 2}
 BEAR: Record = {"image": "/data/American black bear/1.JPEG", "class": 295, "probability": 0.75}
@@ -65,14 +66,10 @@ def test_folders_that_link_to_each_other_from_many_places_are_searched_once(tmp_
 
 
 def test_folders_of_any_depth_are_searched(tmp_path):
-    deep = tmp_path
-    for _ in range(1500):
-        deep = deep / "a"
-        deep.mkdir()
-    (deep / "image.png").touch()
+    image = deep_image(tmp_path)
     found = find_images(tmp_path, recursive=True)
     subprocess.run(["rm", "-r", str(tmp_path / "a")], check=True)  # too deep for pytest, which removes it later
-    assert found == [str(deep / "image.png")]
+    assert found == [str(image)]
 
 
 def test_a_name_that_leads_to_no_file_is_an_image_that_cannot_be_read_and_hides_no_other(tmp_path):

@@ -33,6 +33,16 @@ def write_images(folder: Path, train: int = 8, val: int = 3) -> Path:
     return folder
 
 
+def deep_image(folder: Path) -> Path:
+    """Write an image below more folders than Python allows recursive calls; only `rm -r` can remove them."""
+    for _ in range(1500):
+        folder = folder / "a"
+        folder.mkdir()
+    image = folder / "image.png"
+    image.touch()
+    return image
+
+
 def write_config(folder: Path, data: Path, **changes: object) -> Path:
     """Write the quickstart's config for these images and a run of a few seconds with all outputs below `folder`."""
     values = yaml.safe_load(QUICKSTART.read_text())

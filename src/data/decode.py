@@ -16,7 +16,7 @@ from typing import IO
 from PIL import Image, UnidentifiedImageError
 
 from src.data.memory_budget import MemoryBudget
-from src.errors import UserError, without_control_characters
+from src.errors import UserError, doing, without_control_characters
 from src.files.regular_file import IrregularFile, open_regular
 
 logger = logging.getLogger("beit")
@@ -78,7 +78,8 @@ def rgb_image(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
         except Exception as error:  # on damaged files Pillow's parsers raise many types, even struct.error
             reason = error.strerror if isinstance(error, OSError) else None
             raise UnreadableImage(path, reason or f"{type(error).__name__}: {error}") from error
-        yield rgb
+        with doing(f"preparing {os.fspath(path)}"):
+            yield rgb
 
 
 def _open(path: str | os.PathLike[str]) -> IO[bytes]:

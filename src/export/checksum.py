@@ -15,7 +15,7 @@ from pathlib import Path
 
 from src.errors import UserError
 from src.export.metadata import CHECKSUM, UNSEALED, VERSION
-from src.export.protobuf_file import BYTES, Field, MalformedMessage, ProtobufFile
+from src.files.protobuf_file import BYTES, Field, MalformedMessage, ProtobufFile
 
 METADATA_FIELD = 14
 

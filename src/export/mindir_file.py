@@ -15,7 +15,7 @@ from mindspore.train.mind_ir_pb2 import ModelProto, TensorProto
 from src.errors import UserError
 from src.export.checksum import Metadata, read_metadata, require_checksum, seal
 from src.export.metadata import to_metadata
-from src.export.protobuf_file import MalformedMessage, ProtobufFile
+from src.files.protobuf_file import MalformedMessage, ProtobufFile
 from src.files.regular_file import check_regular
 from src.model.model_info import ModelInfo
 from src.weights.arrays import MAX_FILE_BYTES

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from src.errors import UserError
+from src.errors import UserError, doing
 from src.files.unfinished import unfinished
 
 
@@ -21,7 +21,7 @@ def appears_whole(path: Path) -> Iterator[Path]:
     try:
         folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
         try:
-            with unfinished(folder):
+            with doing(f"exporting to {path}"), unfinished(folder):
                 yield folder / path.name
                 # `path` comes last, so that a reader who finds it finds the other files
                 for written in sorted(folder.iterdir(), key=lambda entry: entry.name == path.name):

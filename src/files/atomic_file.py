@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
-from src.errors import UserError
+from src.errors import UserError, doing
 from src.files.unfinished import unfinished
 
 # A killed process may leave a file with this suffix; nothing reads it, and it can be deleted.
@@ -28,7 +28,7 @@ def write_atomically(
     temporary = _temporary(path)
     try:
         _require_replaceable(path)
-        with unfinished(temporary):
+        with doing(f"writing {path}"), unfinished(temporary):
             try:
                 with open(temporary, "xb") as file:  # "x" neither follows a link nor takes a file that exists
                     write(file)

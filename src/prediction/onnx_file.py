@@ -16,7 +16,7 @@ from pathlib import Path
 
 from src.errors import UserError
 from src.export.checksum import Metadata, read_metadata
-from src.export.protobuf_file import VARINT, Field, MalformedMessage, ProtobufFile, read_varint
+from src.files.protobuf_file import VARINT, Field, MalformedMessage, ProtobufFile, read_varint
 from src.files.regular_file import check_regular
 
 MAX_ONNX_BYTES = 2**31  # the limit of protobuf

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from src.data.image_batches import Source, image_batches, preparation_of, rgb_image_of
-from src.errors import UserError
+from src.errors import UserError, doing
 from src.model.model_info import ModelInfo
 from src.prediction.loaded_network import Network
 
@@ -82,7 +82,8 @@ class Predictor:
             raise UserError(
                 f"{path} does not exist or cannot be reached; give a checkpoint, an ONNX file or a MINDIR file"
             )
-        network = _load(path, arch, device_target, device_id)
+        with doing(f"loading {path}"):
+            network = _load(path, arch, device_target, device_id)
         if arch is not None and arch != network.info.model.arch:
             raise UserError(f"--arch is {arch} but {path} is a {network.info.model.arch}; leave out --arch")
         return Predictor(network, batch_size=batch_size, num_workers=num_workers)

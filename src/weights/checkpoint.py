@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from src.errors import UserError
+from src.errors import UserError, doing
 from src.files.atomic_file import write_atomically
 from src.files.regular_file import check_regular
 from src.model.json_text import parse_json
@@ -94,7 +94,8 @@ def load_checkpoint(path: Path | str) -> Checkpoint:
     Raises `UserError` for a missing, foreign or damaged file: checksums cover all content.
     """
     path = Path(path)
-    return assemble(dict(read_entries(path)), path)
+    with doing(f"reading {path}"):
+        return assemble(dict(read_entries(path)), path)
 
 
 def assemble(entries: Mapping[str, np.ndarray], path: Path) -> Checkpoint:

@@ -19,6 +19,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from src.errors import UserError
+from src.files.protobuf_file import BYTES, VARINT, MalformedMessage, read_varint
 from src.weights.arrays import MAX_DIMENSIONS, bfloat16_to_float32, to_array
 
 # MindSpore splits longer contents into several messages with the same tag, because protobuf has a limit.
@@ -48,12 +49,7 @@ TYPES = [
 DTYPES = {name: np.dtype(name.lower()) for name in TYPES}
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
-_VARINT, _BYTES = 0, 2  # protobuf's wire types
-_VALUE_KEY = bytes([1 << 3 | _BYTES])
-
-
-class _Malformed(Exception):
-    """The bytes are not a checkpoint; the text gives the reason."""
+_VALUE_KEY = bytes([1 << 3 | BYTES])
 
 
 def looks_like_ckpt(start: bytes) -> bool:
@@ -64,13 +60,13 @@ def looks_like_ckpt(start: bytes) -> bool:
 def write_ckpt(file: BinaryIO, arrays: Iterable[tuple[str, np.ndarray]]) -> None:
     """Write named arrays (any type of `DTYPES`, at least one element each) to an open file, in the given order."""
     for name, array in arrays:
-        head = b"".join(_key(1, _VARINT) + _varint(size) for size in array.shape)
+        head = b"".join(_key(1, VARINT) + _varint(size) for size in array.shape)
         head += _chunk(2, NAMES[array.dtype].encode())
         content = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
         for start in range(0, len(content), MAX_CONTENT_BYTES):
             part = content[start : start + MAX_CONTENT_BYTES]
-            tensor = head + _key(3, _BYTES) + _varint(len(part))
-            value = _chunk(1, name.encode()) + _key(2, _BYTES) + _varint(len(tensor) + len(part)) + tensor
+            tensor = head + _key(3, BYTES) + _varint(len(part))
+            value = _chunk(1, name.encode()) + _key(2, BYTES) + _varint(len(tensor) + len(part)) + tensor
             file.write(_VALUE_KEY + _varint(len(value) + len(part)) + value)
             file.write(part)
 
@@ -88,7 +84,7 @@ def read_ckpt(path: Path) -> Iterator[tuple[str, np.ndarray]]:
         raise UserError(
             f"{path} cannot be read ({error.strerror or error}): check its permissions or copy it again"
         ) from error
-    except _Malformed as error:
+    except MalformedMessage as error:
         raise UserError(
             f"{path} is damaged or not a MindSpore checkpoint ({error}): use an earlier one, or copy it again"
         ) from error
@@ -108,15 +104,17 @@ class _Tensor:
         return (self.tag, self.dims, self.tensor_type) == (other.tag, other.dims, other.tensor_type)
 
     def array(self) -> np.ndarray:
-        """Return the numbers; `_Malformed` if type, shape and length contradict."""
+        """Return the numbers; `MalformedMessage` if type, shape and length contradict."""
         if self.tensor_type != BFLOAT16 and self.tensor_type not in DTYPES:
-            raise _Malformed(f"parameter '{self.tag}' has the unknown type '{self.tensor_type}'")
+            raise MalformedMessage(f"parameter '{self.tag}' has the unknown type '{self.tensor_type}'")
         dtype = np.dtype(np.uint16) if self.tensor_type == BFLOAT16 else DTYPES[self.tensor_type]
         shape = () if self.dims == [0] else tuple(self.dims)  # MindSpore reads [0] as a scalar
         try:
             array = to_array(b"".join(self.content), dtype, shape)
         except ValueError as error:
-            raise _Malformed(f"parameter '{self.tag}' of type {self.tensor_type} and shape {shape} {error}") from error
+            raise MalformedMessage(
+                f"parameter '{self.tag}' of type {self.tensor_type} and shape {shape} {error}"
+            ) from error
         return bfloat16_to_float32(array) if self.tensor_type == BFLOAT16 else array
 
 
@@ -128,7 +126,7 @@ def _read(file: BinaryIO) -> Iterator[tuple[str, np.ndarray]]:
         if waiting is not None and tensor.continues(waiting):
             waiting.content += tensor.content
             if len(waiting.content) > MAX_PARTS:
-                raise _Malformed(f"parameter '{waiting.tag}' has more than {MAX_PARTS} parts")
+                raise MalformedMessage(f"parameter '{waiting.tag}' has more than {MAX_PARTS} parts")
             continue
         if waiting is not None:
             yield waiting.tag, waiting.array()
@@ -144,19 +142,19 @@ def _tensors(file: BinaryIO) -> Iterator[_Tensor]:
     while file.tell() < end:
         head = file.read(min(11, end - file.tell()))
         if head[:1] != _VALUE_KEY:
-            raise _Malformed("a message does not start at the end of the previous one")
-        size, used = _read_varint(memoryview(head), 1)
+            raise MalformedMessage("a message does not start at the end of the previous one")
+        size, used = read_varint(memoryview(head), 1)
         if size > end - file.tell() + len(head) - used:
-            raise _Malformed("it is truncated")
+            raise MalformedMessage("it is truncated")
         file.seek(used - len(head), os.SEEK_CUR)
         body = file.read(size)
         if len(body) != size:
-            raise _Malformed("it is truncated")
+            raise MalformedMessage("it is truncated")
         if crc is not None:
             running = zlib.crc32(body, zlib.crc32(head[:used], running))
         yield _parse_value(memoryview(body))
     if crc is not None and running != crc:
-        raise _Malformed("its checksum does not match")
+        raise MalformedMessage("its checksum does not match")
 
 
 def _end_and_crc(file: BinaryIO) -> tuple[int, int | None]:
@@ -172,10 +170,10 @@ def _end_and_crc(file: BinaryIO) -> tuple[int, int | None]:
 
 
 def _parse_value(body: memoryview) -> _Tensor:
-    tags, tensors = _parse_message(body, (_BYTES, _BYTES))
+    tags, tensors = _parse_message(body, (BYTES, BYTES))
     if len(tags) != 1 or len(tensors) != 1:
-        raise _Malformed("a message does not have one name and one array")
-    dims, types, content = _parse_message(tensors[0], (_VARINT, _BYTES, _BYTES))
+        raise MalformedMessage("a message does not have one name and one array")
+    dims, types, content = _parse_message(tensors[0], (VARINT, BYTES, BYTES))
     return _Tensor(_text(tags[0]), dims, _text(b"".join(types)), content)
 
 
@@ -184,44 +182,30 @@ def _parse_message(data: memoryview, wire_types: Sequence[int]) -> list[list[Any
     found: list[list[Any]] = [[] for _ in wire_types]
     position = 0
     while position < len(data):
-        key, position = _read_varint(data, position)
+        key, position = read_varint(data, position)
         number, wire_type = key >> 3, key & 7
         if not 1 <= number <= len(wire_types) or wire_type != wire_types[number - 1]:
-            raise _Malformed("a message has an unknown field")
-        value, position = _read_varint(data, position)
-        if wire_type == _VARINT:
+            raise MalformedMessage("a message has an unknown field")
+        value, position = read_varint(data, position)
+        if wire_type == VARINT:
             found[number - 1].append(value)
             if len(found[number - 1]) > MAX_DIMENSIONS:
-                raise _Malformed(f"an array has more than {MAX_DIMENSIONS} dimensions")
+                raise MalformedMessage(f"an array has more than {MAX_DIMENSIONS} dimensions")
             continue
         if value > len(data) - position:
-            raise _Malformed("a field is longer than its message")
+            raise MalformedMessage("a field is longer than its message")
         if found[number - 1]:
-            raise _Malformed("a message has a field twice")
+            raise MalformedMessage("a message has a field twice")
         found[number - 1].append(data[position : position + value])
         position += value
     return found
-
-
-def _read_varint(data: memoryview, position: int) -> tuple[int, int]:
-    """Return the protobuf integer at `position` and the position after it."""
-    value = 0
-    for shift in range(0, 70, 7):
-        if position >= len(data):
-            break
-        byte = data[position]
-        position += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, position
-    raise _Malformed("an integer is truncated")
 
 
 def _text(data: memoryview | bytes) -> str:
     try:
         return bytes(data).decode()
     except UnicodeDecodeError as error:
-        raise _Malformed("a name is not UTF-8") from error
+        raise MalformedMessage("a name is not UTF-8") from error
 
 
 def _varint(value: int) -> bytes:
@@ -238,4 +222,4 @@ def _key(number: int, wire_type: int) -> bytes:
 
 
 def _chunk(number: int, content: bytes) -> bytes:
-    return _key(number, _BYTES) + _varint(len(content)) + content
+    return _key(number, BYTES) + _varint(len(content)) + content

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from src.errors import UserError
+from src.errors import UserError, doing
 from src.model.model_config import ModelConfig
 from src.model.model_info import IMAGENET_DEFAULT_MEAN_STD, INPUT_FIELDS, MODEL_FIELDS, ModelInfo
 from src.weights.arrays import as_weights
@@ -44,6 +44,11 @@ def load_pretrained(path: Path | str, *, arch: str | None = None, ema: bool = Fa
     Raises `UserError` with the file and, where possible, the parameter for any unusable file.
     """
     path = Path(path)
+    with doing(f"reading {path}"):
+        return _load(path, arch, ema)
+
+
+def _load(path: Path, arch: str | None, ema: bool) -> Checkpoint:
     start = read_start(path)
     if looks_like_torch(start):
         return _from_torch(path, arch, ema)

@@ -88,7 +88,7 @@ class ProtobufFile:
         return self._window[start : start + end - begin]
 
 
-def read_varint(data: bytes, position: int) -> tuple[int, int]:
+def read_varint(data: bytes | memoryview, position: int) -> tuple[int, int]:
     """Return the protobuf integer at `position` and the position after it."""
     value = 0
     for shift in range(0, 70, 7):
