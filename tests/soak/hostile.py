@@ -588,7 +588,7 @@ def make_good(root: Path) -> Good:
 
 def judged(case: Case, place: Path, good: Good) -> tuple[str, str]:
     """Run the case and return the outcome, in capitals if it is a defect, and what the process printed."""
-    programs = good.secret.parent  # a program that Pillow would start lies in front of the path
+    programs = good.secret.parent  # a program that Pillow would start is the first on the path
     environment = {**os.environ, "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}", "TMPDIR": str(place)}
     command = [sys.executable, str(ROOT / case.command[0]), *case.command[1:]]
     with tempfile.TemporaryFile() as output:
