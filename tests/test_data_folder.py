@@ -253,17 +253,19 @@ def test_an_image_file_neither_blocks_nor_starts_a_program(tmp_path, monkeypatch
 
 
 def test_the_images_in_work_share_a_budget_of_memory(tmp_path):
-    """Six files of 10 KB and 64 megapixels, which would take 3 GB at once, take 1.6 GB at most."""
+    """Twelve files of 10 KB and 64 megapixels, which would take 3.8 GB at once."""
     Image.new("L", (8_000, 8_000)).save(tmp_path / "a.png")
     code = f"""
 import resource, sys
 sys.path.insert(0, {str(ROOT)!r})
 from concurrent.futures import ThreadPoolExecutor
 from src.data.decode import rgb_image
+from src.data.freed_memory import keep_freed_memory
+keep_freed_memory()
 def size(_):
     with rgb_image({str(tmp_path / "a.png")!r}) as image:
         return image.resize((8, 8)).size
-print(set(ThreadPoolExecutor(6).map(size, range(6))))
+print(set(ThreadPoolExecutor(12).map(size, range(12))))
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 < 1.6e9)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

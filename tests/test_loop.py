@@ -153,6 +153,12 @@ def test_the_learning_rate_of_a_state_is_that_of_the_last_step():
 SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 
 
+def attend() -> None:
+    """Ignore no signal, as after a login: the tests may run under `nohup`."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_DFL)
+
+
 def python(code: str, *numbers: int, prefix: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
     """Run `code`, which watches signals, and send it signals 0.2 s apart once it has printed `begun`."""
     head = "from src.runtime.signals import watch_signals\nwatch_signals()\n"
@@ -162,6 +168,7 @@ def python(code: str, *numbers: int, prefix: tuple[str, ...] = ()) -> subprocess
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=attend,
     ) as process:
         try:
             assert process.stdout.readline() == "begun\n"

@@ -19,8 +19,8 @@ from benchmarks.comparison.protocol import serve
 from src.config import Config, parse_args
 from src.data import assembly as data
 from src.data.decode import read_rgb
+from src.data.freed_memory import keep_freed_memory
 from src.data.image_folder import read_image_folder
-from src.data.prefetch import keep_freed_memory
 from src.data.transforms import EvalTransform, random_crop_box, resize
 
 CONFIG = "beit_base_patch16_224_ft1k_authors"

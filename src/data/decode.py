@@ -15,6 +15,7 @@ from typing import IO
 
 from PIL import Image, UnidentifiedImageError
 
+from src.data.freed_memory import return_freed_memory
 from src.data.memory_budget import MemoryBudget
 from src.errors import UserError, doing, without_control_characters
 from src.files.regular_file import IrregularFile, open_regular
@@ -34,6 +35,8 @@ HELD_BYTES = 2**24  # a file up to this size is read at once, a larger one while
 
 # Pillow takes 4 bytes for a pixel in RGB, and as many again while it converts another mode.
 BYTES_PER_PIXEL = 4
+# An image of this size first gives back the freed memory that `keep_freed_memory` lets the threads keep.
+LARGE_BYTES = 2**27
 MEMORY = MemoryBudget(2**30)
 
 
@@ -52,34 +55,46 @@ def read_rgb(path: str | os.PathLike[str]) -> Image.Image:
     Pillow converts other modes: it drops transparency without blending. The EXIF orientation is ignored. Raises
     `UnreadableImage`.
     """
-    with rgb_image(path) as image:
-        return image
+    with contextlib.ExitStack() as stack:
+        return _decode(path, stack)
 
 
 @contextlib.contextmanager
 def rgb_image(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
-    """Yield the image of `read_rgb`, which takes its share of `MEMORY` until the end of the block."""
+    """Yield the image of `read_rgb`, which takes its share of `MEMORY` until the end of the block and is then closed."""
     with contextlib.ExitStack() as stack:
-        try:
-            image = stack.enter_context(Image.open(stack.enter_context(_open(path)), formats=FORMATS))
-            width, height = image.size
-            if width * height > MAX_PIXELS:
-                raise UnreadableImage(path, f"it has {width} x {height} pixels, more than {MAX_PIXELS}")
-            copies = 1 if image.mode == "RGB" else 2
-            stack.enter_context(MEMORY.taken(copies * BYTES_PER_PIXEL * width * height))
-            image.load()
-            rgb = image if image.mode == "RGB" else image.convert("RGB")  # `convert` copies RGB images
-        except UnreadableImage:
-            raise
-        except UnidentifiedImageError as error:
-            raise UnreadableImage(path, f"it is in none of the formats {', '.join(FORMATS)}") from error
-        except IrregularFile as error:
-            raise UnreadableImage(path, f"it {error.reason}") from error
-        except Exception as error:  # on damaged files Pillow's parsers raise many types, even struct.error
-            reason = error.strerror if isinstance(error, OSError) else None
-            raise UnreadableImage(path, reason or f"{type(error).__name__}: {error}") from error
+        image = _decode(path, stack)
         with doing(f"preparing {os.fspath(path)}"):
-            yield rgb
+            yield image
+        image.close()  # frees its memory before its share is free
+
+
+def _decode(path: str | os.PathLike[str], stack: contextlib.ExitStack) -> Image.Image:
+    """Return the image in mode RGB; `stack` gets its share of `MEMORY` and the open file."""
+    try:
+        image = stack.enter_context(Image.open(stack.enter_context(_open(path)), formats=FORMATS))
+        width, height = image.size
+        if width * height > MAX_PIXELS:
+            raise UnreadableImage(path, f"it has {width} x {height} pixels, more than {MAX_PIXELS}")
+        needed = (1 if image.mode == "RGB" else 2) * BYTES_PER_PIXEL * width * height
+        stack.enter_context(MEMORY.taken(needed))
+        if needed >= LARGE_BYTES:
+            return_freed_memory()
+        image.load()
+        if image.mode == "RGB":
+            return image
+        rgb = image.convert("RGB")  # `convert` copies RGB images
+        image.close()
+        return rgb
+    except UnreadableImage:
+        raise
+    except UnidentifiedImageError as error:
+        raise UnreadableImage(path, f"it is in none of the formats {', '.join(FORMATS)}") from error
+    except IrregularFile as error:
+        raise UnreadableImage(path, f"it {error.reason}") from error
+    except Exception as error:  # on damaged files Pillow's parsers raise many types, even struct.error
+        reason = error.strerror if isinstance(error, OSError) else None
+        raise UnreadableImage(path, reason or f"{type(error).__name__}: {error}") from error
 
 
 def _open(path: str | os.PathLike[str]) -> IO[bytes]:

@@ -5,8 +5,6 @@ batch is copied between processes. A batch is a job of many parts (images), so t
 """
 
 import contextlib
-import ctypes
-import functools
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -15,14 +13,11 @@ from itertools import islice
 from queue import SimpleQueue
 from typing import Any, Generic, TypeVar
 
+from src.data.freed_memory import keep_freed_memory
 from src.errors import UserError
 
 Result = TypeVar("Result")
 
-# Parameters of glibc's mallopt (malloc.h)
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-_TRIM_BYTES = 2**31 - 1  # free memory at the end of the heap that is kept: the largest int
-_MMAP_BYTES = 2**30  # blocks of this size or more are mapped, and unmapped when freed
 
 
 class Job(Generic[Result]):
@@ -96,16 +91,3 @@ def _work(parts: SimpleQueue[tuple[Job[Any], int] | None], stopped: threading.Ev
         job, part = entry
         job.run(part)
         del entry, job  # a waiting worker must not keep a batch alive
-
-
-@functools.cache
-def keep_freed_memory() -> None:
-    """Make this process keep freed blocks below 1 GB for reuse.
-
-    Decoding and resizing an image frees megabytes, which glibc would return to the system and take again page by page:
-    300 page faults per image, a quarter of the time of the evaluation pipeline. Without glibc this does nothing.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(_M_MMAP_THRESHOLD, _MMAP_BYTES)
-        mallopt(_M_TRIM_THRESHOLD, _TRIM_BYTES)
