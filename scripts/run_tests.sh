@@ -11,4 +11,5 @@ cd "$ROOT"
 "$PYTHON" -m ruff format --check .
 "$PYTHON" -m mypy
 "$ROOT/.venv/bin/shellcheck" --external-sources --source-path=SCRIPTDIR scripts/*.sh .ci/*
-"$PYTHON" -m pytest -n 2 --dist loadfile "$@"
+# Many tests wait for processes, so three of them share two cores; more threads in each would only compete.
+OMP_NUM_THREADS=1 "$PYTHON" -m pytest -n 3 --dist loadfile "$@"
