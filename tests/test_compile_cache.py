@@ -24,7 +24,7 @@ from src.trainer.train_one_step_with_scale_and_clip_global_norm import (
 from tests.networks import small_network
 
 ROOT = Path(__file__).resolve().parents[1]
-RUN = Config(arch="beit_micro_patch8_32", num_classes=10, batch_size=4)
+RUN = Config(arch="test_beit_patch8_32", num_classes=10, batch_size=4)
 
 
 def key_of(**changes) -> str:

@@ -35,7 +35,7 @@ from network_recipe import CASES, batch, weight  # noqa: E402
 
 # Of the largest logit: float32 sums in another order.
 TOLERANCE = 1e-5
-INFO = model_info("beit_micro_patch8_32", 32, 10, class_names=("zero", "eins", "zwei, drei", '"四"') + ("x",) * 6)
+INFO = model_info("test_beit_patch8_32", 32, 10, class_names=("zero", "eins", "zwei, drei", '"四"') + ("x",) * 6)
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +146,7 @@ def test_the_metadata_describe_the_input_and_the_classes(tmp_path):
     info = replace(INFO, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), crop_pct=0.875)
     pairs = written("base", tmp_path / "beit.onnx", info).get_modelmeta().custom_metadata_map
     assert pairs["version"] == "2"
-    assert pairs["arch"] == "beit_micro_patch8_32"
+    assert pairs["arch"] == "test_beit_patch8_32"
     assert pairs["image_size"] == "32"
     assert pairs["num_classes"] == "10"
     assert pairs["class_names"].startswith('["zero", "eins", "zwei, drei", ')

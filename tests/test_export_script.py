@@ -30,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).parent / "golden"))
 from network_recipe import weight  # noqa: E402
 
 CONFIG = ROOT / "src" / "configs" / "quickstart_digits.yaml"
-ARCH = "beit_micro_patch8_32"
+ARCH = "test_beit_patch8_32"
 NETWORK = ("--arch", ARCH, "--image_size", "32")
 INFO = model_info(ARCH, 32, 10, class_names=tuple("0123456789"), crop_pct=1.0)
 DIFFERENCE = re.compile(r"largest difference to the network's logits: (\S+) \((\S+) of the largest logit\)")

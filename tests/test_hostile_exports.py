@@ -72,7 +72,7 @@ def test_an_undamaged_export_is_loaded_without_a_warning(kind, exported, caplog)
 
 
 @pytest.mark.parametrize("kind", ["fp32", "fp16", "int8", "pixels", "split"])
-def test_every_changed_byte_of_an_onnx_file_is_detected(kind, exported, tmp_path):
+def test_every_changed_byte_of_an_onnx_file_is_detected(kind, exported, tmp_path, capfd):
     path = copied(exported[kind], tmp_path)
     rng = np.random.default_rng(0)
     for file in sorted(tmp_path.iterdir()):
@@ -94,6 +94,7 @@ def test_every_changed_byte_of_an_onnx_file_is_detected(kind, exported, tmp_path
             load_onnx(path, "CPU", 0)
         file.write_bytes(content)
     load_onnx(path, "CPU", 0)
+    assert capfd.readouterr().out == ""
 
 
 def without_checksum(path: Path, version: str) -> None:

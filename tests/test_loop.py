@@ -49,7 +49,7 @@ from tests.networks import model_info
 from tests.tiny_project import ROOT
 
 BATCH = TrainBatch(np.zeros((2, 3, 4, 4), np.float32), np.zeros((2, 3), np.float32), np.zeros(2, np.int32))
-ARCH = "beit_micro_patch8_32"
+ARCH = "test_beit_patch8_32"
 INFO = model_info(ARCH, 32, 3)
 
 

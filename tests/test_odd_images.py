@@ -21,7 +21,9 @@ from src.data.imagenet import Division, EvalLoader, Targets, TrainLoader
 from src.data.transforms import EvalTransform, TrainTransform
 from src.errors import UserError
 from src.tools.logs import start_logging
-from tests.tiny_project import error_line, run, script, write_config, write_images
+from src.weights.checkpoint import Checkpoint, save_checkpoint
+from tests.networks import model_info, variant_network
+from tests.tiny_project import ARCH, error_line, run, script, write_config, write_images
 
 GOLDEN = dict(np.load(Path(__file__).parent / "golden" / "data.npz"))
 KINDS = GOLDEN["file_names"].tolist()
@@ -122,8 +124,11 @@ def test_an_unreadable_image_in_evaluation_gives_a_one_line_error(tmp_path):
     data = write_images(tmp_path / "data")
     bad = data / "val" / "green" / "größe.png"
     bad.write_bytes(b"<html>")
-    config = write_config(tmp_path, data, epochs=1)
-    line = error_line(script("train.py", "--config", config, check=False))
+    checkpoint = tmp_path / "weights.ckpt"
+    weights = {p.name: p.asnumpy() for p in variant_network(ARCH, num_classes=3).get_parameters()}
+    save_checkpoint(checkpoint, Checkpoint(weights, model_info(ARCH, 32, 3, crop_pct=1.0)))
+    config = write_config(tmp_path, data)
+    line = error_line(script("eval.py", "--config", config, "--pretrained", checkpoint, check=False))
     assert str(bad) in line
     assert "format" in line
 

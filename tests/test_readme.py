@@ -20,9 +20,10 @@ from scripts import write_options
 from src.config import SCRIPTS, parse_args, read_config
 from src.weights.foreign_writer import write_foreign
 from tests.networks import variant_network
-from tests.tiny_project import ARCH, ROOT, TIMEOUT_SECONDS, write_images
+from tests.tiny_project import ROOT, TIMEOUT_SECONDS, write_images
 
 README = ROOT / "README.md"
+ARCH = "beit_micro_patch8_32"  # of the rehearsal
 DOCS = ROOT / "docs"
 PAGES = [
     page

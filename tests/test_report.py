@@ -22,7 +22,7 @@ from src.pictures.tiles import GAP, LINE, SIDE
 from src.report import provenance
 from src.report.outcomes import Outcomes, evaluate_with_outcomes
 from src.report.report import Report, write_report
-from tests.tiny_project import ARCH, COLORS, error_line, metrics, script, write_config, write_images
+from tests.tiny_project import COLORS, error_line, script, write_config, write_images
 
 ROOT = Path(__file__).resolve().parent.parent
 LABEL = np.array([0, 0, 1, 2, 2, 2], np.int32)
@@ -216,23 +216,6 @@ def test_a_report_is_refused_on_several_devices():
     words = ["--config_path", "quickstart_digits", "--pretrained", "x", "--report", "y", "--device_num", "2"]
     with pytest.raises(UserError, match=r"device_num is 2"):
         parse_args(words, "eval")
-
-
-def test_training_reports_on_its_best_weights_and_eval_writes_the_same_report(tmp_path):
-    """The better of the weights and their moving average; eval.py writes the same bytes."""
-    config = write_config(tmp_path, write_images(tmp_path / "data"), with_ema=True, ema_decay=0.5)
-    printed = script("train.py", "--config_path", config).stdout.splitlines()
-    folder = tmp_path / "logs" / f"{ARCH}_test" / "report"
-    said = printed[-1].removeprefix("report on ")
-    best, _, report = said.partition(": ")
-    assert report == str(folder / "report.md")
-    top1 = max(float(row[name]) for row in metrics(tmp_path) for name in ("top1", "ema_top1"))
-    assert any(path.samefile(best) for path in Path(best).parent.glob(f"*_top1_{top1:.4f}.ckpt"))
-    assert f"Top-1 {top1:.2f} %" in (folder / "report.md").read_text()
-    assert read_config(folder / "config.yaml") == read_config(config)
-    script("eval.py", "--config_path", folder / "config.yaml", "--pretrained", best, "--report", tmp_path / "again")
-    for name in ("confusion.csv", "per_class.csv", "mistakes.csv", "mistakes.png"):
-        assert (tmp_path / "again" / name).read_bytes() == (folder / name).read_bytes(), name
 
 
 def test_a_report_that_is_no_folder_is_refused_before_the_checkpoint_is_read(tmp_path):

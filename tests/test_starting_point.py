@@ -20,7 +20,7 @@ from src.weights.checkpoint import Checkpoint, save_checkpoint
 from tests.networks import model_info, variant_network
 from tests.weights_golden import get_weights
 
-ARCH = "beit_micro_patch8_32"
+ARCH = "test_beit_patch8_32"
 PATH = Path("run-3_2.ckpt")
 
 

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 import train
+from src.config import read_config
 from src.errors import exit_code
 from src.weights.checkpoint import load_checkpoint
 from tests.tiny_project import ARCH, COLORS, ROOT, error_line, metrics, script, write_config, write_images
@@ -55,7 +56,7 @@ def test_training_prints_progress_and_evaluation(trained):
 def test_training_writes_into_the_four_folders(trained):
     folder = trained[0]
     current = sorted(path.name for path in (folder / "checkpoints" / RUN).iterdir())
-    assert current == [".lock", f"{ARCH}-1_3.ckpt", f"{ARCH}-2_3.ckpt", "class_names.txt"]
+    assert current == [".lock", "class_names.txt", f"{ARCH}-1_3.ckpt", f"{ARCH}-2_3.ckpt"]
     assert len(list((folder / "best" / RUN).glob(f"{ARCH}-best-*_top1_*.ckpt"))) == 1
     assert len(list((folder / "best" / RUN).glob(f"{ARCH}-ema-best-*_top1_*.ckpt"))) == 1
     assert (folder / "checkpoints" / RUN / "class_names.txt").read_text().split() == sorted(COLORS)
@@ -89,6 +90,21 @@ def test_eval_prints_the_metrics_of_training(trained):
     assert results["Loss"] == pytest.approx(float(row["loss"]), abs=2e-6)
     assert results["Top1-Acc"] == float(row["top1"])
     assert results["Top5-Acc"] == float(row["top5"])
+
+
+def test_training_reports_on_its_best_weights_and_eval_writes_the_same_report(trained, tmp_path):
+    """The better of the weights and their moving average; eval.py writes the same bytes."""
+    folder, config, printed = trained
+    report = folder / "logs" / RUN / "report"
+    top1 = max(float(row[name]) for row in metrics(folder) for name in ("top1", "ema_top1"))
+    best = folder / "best" / RUN / "best.ckpt"
+    assert printed.splitlines()[-1].startswith(f"report on {best}: ")
+    assert any(path.samefile(best) for path in best.parent.glob(f"*_top1_{top1:.4f}.ckpt"))
+    assert f"Top-1 {top1:.2f} %" in (report / "report.md").read_text()
+    assert read_config(report / "config.yaml") == read_config(config)
+    script("eval.py", "--config_path", report / "config.yaml", "--pretrained", best, "--report", tmp_path / "again")
+    for name in ("confusion.csv", "per_class.csv", "mistakes.csv", "mistakes.png"):
+        assert (tmp_path / "again" / name).read_bytes() == (report / name).read_bytes(), name
 
 
 def test_eval_refuses_options_that_contradict_the_checkpoint(trained):

@@ -14,7 +14,7 @@ from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
 QUICKSTART = ROOT / "src" / "configs" / "quickstart_digits.yaml"
-ARCH, IMAGE_SIZE = "beit_micro_patch8_32", 32
+ARCH, IMAGE_SIZE = "test_beit_patch8_32", 32
 COLORS = {"blue": (20, 30, 220), "green": (30, 200, 40), "red": (210, 30, 30)}
 TIMEOUT_SECONDS = 400  # a compilation takes 10 s here and several times that on a busy machine
 

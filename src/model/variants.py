@@ -30,6 +30,8 @@ VARIANTS: dict[str, Variant] = {
     # for images of a few pixels, such as icons and scanned characters; the quickstart takes the first
     "beit_micro_patch4_32": Variant(32, 4, 96, 4, 3),
     "beit_micro_patch8_32": Variant(32, 8, 128, 4, 4),
+    # compiles in seconds, to test a pipeline or an installation, as timm's test_vit does
+    "test_beit_patch8_32": Variant(32, 8, 64, 2, 2),
 }
 
 

@@ -85,6 +85,7 @@ def _session(path: Path, device_target: str, device_id: int) -> onnxruntime.Infe
     options.log_severity_level = ERRORS_ONLY
     device = {} if device_target == "CPU" else {"device_id": device_id}
     try:
-        return onnxruntime.InferenceSession(path, options, providers=[(provider, device)])
+        # its fallback would print a banner to stdout and load the file a second time
+        return onnxruntime.InferenceSession(path, options, providers=[(provider, device)], enable_fallback=0)
     except Exception as error:  # the exceptions of ONNX Runtime have no common base class
         raise _unusable(path, error) from error
