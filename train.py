@@ -29,17 +29,19 @@ def main() -> int:
     from src.tools.dry_run import dry_run
     from src.tools.fine_tuning import fine_tuning, report_best
     from src.tools.resume import find_resumed, run_options
-    from src.tools.run_folder import make_folders
+    from src.tools.run_folder import make_folders, require_new_folders
     from src.tools.same_weights import require_same_start
     from src.trainer.ema import evaluate_with_average
     from src.trainer.interrupt import stop_on_signal
     from src.trainer.loop import train
 
     ranks = build.start(config)
+    folders = make_folders(config, ranks)
     build.start_logs(config, ranks)
     options = run_options(config, len(train_images), len(val_images), ranks.size)
     resumed = find_resumed(config, options, train_images)
-    folders = make_folders(config, ranks, resumed=resumed is not None)
+    if resumed is None:
+        require_new_folders(config, folders)
 
     task = fine_tuning(config, train_images, val_images, ranks)
     state, step = build.build_training(config, task, ranks, folders, resumed)

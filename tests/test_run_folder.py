@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections import namedtuple
+from dataclasses import replace
 
 import pytest
 
@@ -16,6 +17,7 @@ from src.tools.get_misc import start_logs
 from src.tools.run_folder import (
     make_folders,
     make_run_folder,
+    require_new_folders,
     require_no_earlier_run,
     require_space,
     size_of_checkpoints,
@@ -118,18 +120,18 @@ def test_a_log_that_is_no_regular_file_or_is_somebody_elses_is_refused(tmp_path,
 def test_runs_that_share_one_folder_do_not_mix(tmp_path, shared):
     first, second = roots(tmp_path / "first"), roots(tmp_path / "second")
     second[f"{shared}_root_dir"] = first[f"{shared}_root_dir"]
-    folders = make_folders(Config(arch=ARCH, **first), Ranks(), resumed=False)
+    folders = make_folders(Config(arch=ARCH, **first), Ranks())
     with pytest.raises(UserError, match=rf"^another run is writing into {tmp_path}/first/{shared}/{ARCH}_0"):
-        make_folders(Config(arch=ARCH, **second), Ranks(), resumed=False)
+        make_folders(Config(arch=ARCH, **second), Ranks())
     for lock in folders.locks:
         lock.close()
-    assert make_folders(Config(arch=ARCH, **second), Ranks(), resumed=False) is not None
+    assert make_folders(Config(arch=ARCH, **second), Ranks()) is not None
 
 
 def test_the_folders_of_a_run_may_be_one_folder(tmp_path):
     (tmp_path / "link").symlink_to(tmp_path)
     one = dict.fromkeys(roots(tmp_path), str(tmp_path)) | {"logs_root_dir": str(tmp_path / "link")}
-    folders = make_folders(Config(arch=ARCH, **one), Ranks(), resumed=False)
+    folders = make_folders(Config(arch=ARCH, **one), Ranks())
     assert len(folders.locks) == 1
 
 
@@ -138,7 +140,7 @@ def test_only_files_of_killed_runs_are_removed(tmp_path):
     (folder / ".odd.partial").mkdir(parents=True)
     (folder / ".a.partial").symlink_to(folder / "precious")
     (folder / "precious").touch()
-    assert make_folders(Config(arch=ARCH, **dict.fromkeys(roots(tmp_path), str(tmp_path))), Ranks(), resumed=False)
+    assert make_folders(Config(arch=ARCH, **dict.fromkeys(roots(tmp_path), str(tmp_path))), Ranks())
     assert sorted(path.name for path in folder.iterdir()) == [".lock", ".odd.partial", "precious"]
 
 
@@ -146,21 +148,25 @@ def roots(tmp_path) -> dict[str, str]:
     return {f"{name}_root_dir": str(tmp_path / name) for name in ("ckpt", "best_ckpt", "logs", "summary")}
 
 
-def test_a_resumed_run_cleans_and_locks_its_folders_and_a_new_run_refuses_them(tmp_path):
+def test_a_run_cleans_and_locks_its_folders_and_a_new_run_refuses_those_of_another(tmp_path):
     config = Config(arch=ARCH, model_postfix="1", **roots(tmp_path))
     best = tmp_path / "best_ckpt" / f"{ARCH}_1"
     best.mkdir(parents=True)
     for name in (".best.ckpt.77.partial", "best.ckpt", ".other"):
         (best / name).touch()
     with pytest.raises(UserError, match=rf"best_ckpt/{ARCH}_1 .*--resume auto"):
-        make_folders(config, Ranks(), resumed=False)
-    folders = make_folders(config, Ranks(), resumed=True)
+        make_folders(config, Ranks())
+    folders = make_folders(replace(config, resume="auto"), Ranks())
+    with pytest.raises(UserError, match=rf"best_ckpt/{ARCH}_1 .*--resume auto"):  # nothing was found to resume
+        require_new_folders(config, folders)
+    for continued in ({"start_epoch": 3}, {"exclude_epoch_state": False}):
+        require_new_folders(replace(config, **continued), folders)
     assert sorted(path.name for path in best.iterdir()) == [".lock", ".other", "best.ckpt"]
     with pytest.raises(UserError, match="another run"):
-        make_folders(config, Ranks(), resumed=True)
+        make_folders(config, Ranks())
     for lock in folders.locks:
         lock.close()
-    assert make_folders(config, Ranks(rank=1, size=2), resumed=True) is None
+    assert make_folders(config, Ranks(rank=1, size=2)) is None
 
 
 def test_a_disk_too_small_for_the_checkpoints_of_all_its_folders_is_refused(tmp_path, monkeypatch):

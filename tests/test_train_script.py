@@ -128,10 +128,13 @@ def test_eval_refuses_images_of_other_classes(trained, tmp_path):
 
 
 def test_a_second_run_in_the_same_folders_is_refused(trained):
+    log = trained[0] / "logs" / RUN / "rank_0.log"
+    before = log.read_bytes()
     line = error_line(script("train.py", "--config", trained[1], check=False))
     for part in (f"checkpoints/{RUN} ", "earlier run", "--resume auto", "--model_postfix"):
         assert part in line
     assert len(metrics(trained[0])) == 2  # nothing was lost
+    assert log.read_bytes() == before
 
 
 def test_a_run_continued_from_pretrained_ends_with_the_weights_of_an_uninterrupted_one(trained, tmp_path):

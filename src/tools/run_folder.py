@@ -38,11 +38,11 @@ def run_name(config: Config) -> str:
     return f"{config.arch}_{config.model_postfix}"
 
 
-def make_folders(config: Config, ranks: Ranks, *, resumed: bool) -> Folders | None:
-    """Make and lock the folders of the run before anything slow begins; None on ranks that do not write.
+def make_folders(config: Config, ranks: Ranks) -> Folders | None:
+    """Make and lock the folders of the run before anything is written; None on ranks that do not write.
 
-    Raises `UserError` if a folder cannot be written, another run uses it, or it holds an earlier run that this one does
-    not continue.
+    Raises `UserError` if a folder cannot be written, another run uses it, or it holds an earlier run and the option
+    `resume` is not given.
     """
     if not ranks.is_first:
         return None
@@ -51,14 +51,21 @@ def make_folders(config: Config, ranks: Ranks, *, resumed: bool) -> Folders | No
         make_run_folder(root, run)
         for root in (config.ckpt_root_dir, config.best_ckpt_root_dir, config.logs_root_dir, config.summary_root_dir)
     )
-    locks = take_folders((checkpoints, best, logs, summaries))
+    folders = Folders(logs, checkpoints, best, summaries, take_folders((checkpoints, best, logs, summaries)))
+    if config.resume is None:
+        require_new_folders(config, folders)
     for folder in (checkpoints, best, logs):
-        if not resumed and config.start_epoch == 0 and config.exclude_epoch_state:
-            require_no_earlier_run(folder)
         for unfinished in folder.glob(f".*{TEMPORARY_SUFFIX}"):  # of a run that was killed while it wrote
             with contextlib.suppress(OSError):  # a folder, or a file of somebody else
                 unfinished.unlink()
-    return Folders(logs, checkpoints, best, summaries, locks)
+    return folders
+
+
+def require_new_folders(config: Config, folders: Folders | None) -> None:
+    """Raise `UserError` if the folders hold an earlier run and `config` does not continue its epochs."""
+    if folders is not None and config.start_epoch == 0 and config.exclude_epoch_state:
+        for folder in (folders.checkpoints, folders.best, folders.logs):
+            require_no_earlier_run(folder)
 
 
 def make_run_folder(root: str, run: str) -> Path:
