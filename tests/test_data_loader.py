@@ -32,17 +32,18 @@ RAW = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
 
 
 class Plain:
-    """A transform that keeps the colors, by which images are recognized, and takes `seconds`."""
+    """A transform that keeps the colors, by which images are recognized, and takes `seconds` from call `slow` on."""
 
     image_size = SIZE
 
-    def __init__(self, seconds: float = 0.0) -> None:
-        self.seconds = seconds
+    def __init__(self, seconds: float = 0.0, slow: int = 0) -> None:
+        self.seconds, self.slow = seconds, slow
         self.calls = 0
 
     def __call__(self, image: Image.Image, rng: np.random.Generator | None = None, *, out: np.ndarray) -> None:
         self.calls += 1
-        time.sleep(self.seconds)
+        if self.calls > self.slow:
+            time.sleep(self.seconds)
         EvalTransform(image_size=SIZE, crop_pct=1.0, **RAW)(image, out=out)
 
 
@@ -441,7 +442,7 @@ import sys, time
 sys.path.insert(0, sys.argv[1])
 from tests.test_data_loader import Plain, loader
 from src.data.image_folder import read_image_folder
-batches = loader(read_image_folder(sys.argv[2]), transform=Plain(float(sys.argv[3])), num_workers=2).epoch(0)
+batches = loader(read_image_folder(sys.argv[2]), transform=Plain(float(sys.argv[3]), slow=4), num_workers=2).epoch(0)
 print(next(batches).image.shape, flush=True)
 """
 
@@ -453,8 +454,8 @@ def start_script(root: Path, seconds: float, more: str) -> subprocess.Popen:
 
 
 def test_ctrl_c_ends_a_process_that_waits_for_a_batch(root):
-    # 1.5 s per image: after the first batch, the second takes another 3 s, also on a loaded machine
-    process = start_script(root, 1.5, "list(batches)")
+    # the second batch takes 16 s, longer than the signal takes to arrive on a loaded machine
+    process = start_script(root, 8, "list(batches)")
     assert process.stdout.readline() == f"(4, 3, {SIZE}, {SIZE})\n"
     time.sleep(0.1)
     process.send_signal(signal.SIGINT)
