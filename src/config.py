@@ -43,6 +43,10 @@ class Config:
     train_num_samples: int = option(DATASET, -1, "number of training images to use, -1 for all", at_least=-1)
     val_num_samples: int = option(DATASET, -1, "number of validation images to use, -1 for all", at_least=-1)
     imagenet_default_mean_and_std: bool = option(DATASET, False, "normalize with ImageNet's mean and std, not with 0.5")
+    decode: str = option(
+        DATASET, "exact", "fast decodes a JPEG at 1/2, 1/4 or 1/8 of its size where crop and resize need no more",
+        added=True, choices=("exact", "fast"),
+    )  # fmt: skip
 
     auto_augment: str | None = option(
         AUGMENT, "rand-m9-mstd0.5-inc1", "policy in timm's grammar (rand-..., augmix-..., original, v0), or none"
@@ -241,6 +245,7 @@ class InferConfig:
     arch: str | None = borrowed(Config, "arch", PREDICTION, default=None, help="architecture, checked against the file")
     batch_size: int = borrowed(Config, "batch_size", PREDICTION, default=8, help="images per batch")
     num_parallel_workers: int = borrowed(Config, "num_parallel_workers", PREDICTION, help="threads that read images")
+    decode: str = borrowed(Config, "decode", PREDICTION)
     device_id: int = borrowed(Config, "device_id", PREDICTION, help="device to run on")
     device_target: str = borrowed(Config, "device_target", PREDICTION)
 

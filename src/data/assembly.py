@@ -76,6 +76,7 @@ def build_train_loader(config: Config, folder: ImageFolder, rank: int = 0, ranks
         seed=config.seed,
         num_workers=config.num_parallel_workers,
         max_bad_images=config.max_bad_images,
+        decode=config.decode,
     )
 
 
@@ -83,8 +84,15 @@ def build_eval_loader(
     config: Config, info: ModelInfo, folder: ImageFolder, rank: int = 0, ranks: int = 1
 ) -> EvalLoader:
     """Return the loader of this rank's share of the images, prepared for the network of `info`."""
-    transform = eval_transform(info)
-    return EvalLoader(folder, transform, config.batch_size, config.num_parallel_workers, rank=rank, ranks=ranks)
+    return EvalLoader(
+        folder,
+        eval_transform(info),
+        config.batch_size,
+        config.num_parallel_workers,
+        rank=rank,
+        ranks=ranks,
+        decode=config.decode,
+    )
 
 
 def model_config(config: Config) -> ModelConfig:

@@ -14,9 +14,11 @@ from collections.abc import Iterator
 from typing import IO
 
 from PIL import Image, UnidentifiedImageError
+from PIL.JpegImagePlugin import JpegImageFile
 
 from src.data.freed_memory import return_freed_memory
 from src.data.memory_budget import MemoryBudget
+from src.data.reduction import Decoded, Reduce
 from src.errors import UserError, doing, without_control_characters
 from src.files.regular_file import IrregularFile, open_regular
 
@@ -56,36 +58,40 @@ def read_rgb(path: str | os.PathLike[str]) -> Image.Image:
     `UnreadableImage`.
     """
     with contextlib.ExitStack() as stack:
-        return _decode(path, stack)
+        return _decode(path, None, stack).image
 
 
 @contextlib.contextmanager
-def rgb_image(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
-    """Yield the image of `read_rgb`, which takes its share of `MEMORY` until the end of the block and is then closed."""
+def rgb_image(path: str | os.PathLike[str], reduce: Reduce | None = None) -> Iterator[Decoded]:
+    """Yield the image of `read_rgb`, which takes its share of `MEMORY` until the end of the block and is then closed.
+
+    A JPEG file is decoded at 1/`reduce(size)` of its size, if `reduce` is given.
+    """
     with contextlib.ExitStack() as stack:
-        image = _decode(path, stack)
+        decoded = _decode(path, reduce, stack)
         with doing(f"preparing {os.fspath(path)}"):
-            yield image
-        image.close()  # frees its memory before its share is free
+            yield decoded
+        decoded.image.close()  # frees its memory before its share is free
 
 
-def _decode(path: str | os.PathLike[str], stack: contextlib.ExitStack) -> Image.Image:
+def _decode(path: str | os.PathLike[str], reduce: Reduce | None, stack: contextlib.ExitStack) -> Decoded:
     """Return the image in mode RGB; `stack` gets its share of `MEMORY` and the open file."""
     try:
         image = stack.enter_context(Image.open(stack.enter_context(_open(path)), formats=FORMATS))
         width, height = image.size
         if width * height > MAX_PIXELS:
             raise UnreadableImage(path, f"it has {width} x {height} pixels, more than {MAX_PIXELS}")
-        needed = (1 if image.mode == "RGB" else 2) * BYTES_PER_PIXEL * width * height
+        reduction = 1 if reduce is None else _reduce(image, reduce((width, height)))
+        needed = (1 if image.mode == "RGB" else 2) * BYTES_PER_PIXEL * image.width * image.height
         stack.enter_context(MEMORY.taken(needed))
         if needed >= LARGE_BYTES:
             return_freed_memory()
         image.load()
         if image.mode == "RGB":
-            return image
+            return Decoded(image, (width, height), reduction)
         rgb = image.convert("RGB")  # `convert` copies RGB images
         image.close()
-        return rgb
+        return Decoded(rgb, (width, height), reduction)
     except UnreadableImage:
         raise
     except UnidentifiedImageError as error:
@@ -95,6 +101,15 @@ def _decode(path: str | os.PathLike[str], stack: contextlib.ExitStack) -> Image.
     except Exception as error:  # on damaged files Pillow's parsers raise many types, even struct.error
         reason = error.strerror if isinstance(error, OSError) else None
         raise UnreadableImage(path, reason or f"{type(error).__name__}: {error}") from error
+
+
+def _reduce(image: Image.Image, reduction: int) -> int:
+    """Let libjpeg decode `image` at 1/`reduction` of its size; return the reduction, which is 1 for other formats."""
+    if reduction == 1 or not isinstance(image, JpegImageFile):
+        return 1
+    # Pillow takes the largest reduction after which no side is smaller than the given one
+    image.draft(None, (image.width // reduction, image.height // reduction))
+    return reduction
 
 
 def _open(path: str | os.PathLike[str]) -> IO[bytes]:
