@@ -4,11 +4,12 @@ import dataclasses
 from pathlib import Path
 from typing import TypeVar
 
-from src.config import Config
+from src.config import MINDRECORD, Config
 from src.data.augment.mixup import Mixup
 from src.data.augment.random_erasing import RandomErasing
 from src.data.image_folder import ImageFolder, check_class_names, read_image_folder
 from src.data.imagenet import Division, EvalLoader, Targets, TrainLoader
+from src.data.packed_folder import read_packed_folder
 from src.data.transforms import TrainTransform, eval_transform
 from src.errors import UserError
 from src.model.model_config import ModelConfig
@@ -24,7 +25,7 @@ AnyConfig = TypeVar("AnyConfig", bound=Config)
 
 def read_data(config: Config) -> tuple[ImageFolder, ImageFolder]:
     """Return the training and validation images. Raises `UserError` unless both have the same `num_classes` classes."""
-    train = read_image_folder(Path(config.data_url) / config.train_dir, config.train_num_samples)
+    train = _read_images(config, config.train_dir, config.train_num_samples)
     validation = read_validation_images(config)
     check_class_names(train.classes, validation, f"the training folder {train.root}")
     if config.num_classes not in (0, len(train.classes)):
@@ -42,7 +43,17 @@ def with_class_count(config: AnyConfig, images: ImageFolder) -> AnyConfig:
 
 def read_validation_images(config: Config) -> ImageFolder:
     """Return the images for evaluation."""
-    return read_image_folder(Path(config.data_url) / config.val_dir, config.val_num_samples)
+    return _read_images(config, config.val_dir, config.val_num_samples)
+
+
+def _read_images(config: Config, name: str, num_samples: int) -> ImageFolder:
+    root = Path(config.data_url) / name
+    if config.dataset != MINDRECORD:
+        return read_image_folder(root, num_samples)
+    images = read_packed_folder(root, num_samples)
+    if not images.classes:
+        raise UserError(f"{root} was packed without labels; pack class folders, without --unlabeled")
+    return images
 
 
 def mean_and_std(config: Config) -> tuple[tuple[float, float, float], tuple[float, float, float]]:

@@ -18,6 +18,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 
 from src.data.freed_memory import return_freed_memory
 from src.data.memory_budget import MemoryBudget
+from src.data.packed_image import DamagedRecord, ImageFile, PackedImage
 from src.data.reduction import Decoded, Reduce
 from src.errors import UserError, doing, without_control_characters
 from src.files.regular_file import IrregularFile, open_regular
@@ -45,13 +46,14 @@ MEMORY = MemoryBudget(2**30)
 class UnreadableImage(UserError):
     """Decoding the image file `path` failed, because of `reason`."""
 
-    def __init__(self, path: str | os.PathLike[str], reason: str) -> None:
-        super().__init__(f"cannot read image {os.fspath(path)}: {reason}; replace or remove the file")
+    def __init__(self, path: ImageFile, reason: str) -> None:
+        fix = "replace or remove the file" + (" and pack the folder again" if isinstance(path, PackedImage) else "")
+        super().__init__(f"cannot read image {path}: {reason}; {fix}")
         self.path = path
         self.reason = reason
 
 
-def read_rgb(path: str | os.PathLike[str]) -> Image.Image:
+def read_rgb(path: ImageFile) -> Image.Image:
     """Decode the first frame of an image file into mode RGB, like timm's and torchvision's readers.
 
     Pillow converts other modes: it drops transparency without blending. The EXIF orientation is ignored. Raises
@@ -62,19 +64,19 @@ def read_rgb(path: str | os.PathLike[str]) -> Image.Image:
 
 
 @contextlib.contextmanager
-def rgb_image(path: str | os.PathLike[str], reduce: Reduce | None = None) -> Iterator[Decoded]:
+def rgb_image(path: ImageFile, reduce: Reduce | None = None) -> Iterator[Decoded]:
     """Yield the image of `read_rgb`, which takes its share of `MEMORY` until the end of the block and is then closed.
 
     A JPEG file is decoded at 1/`reduce(size)` of its size, if `reduce` is given.
     """
     with contextlib.ExitStack() as stack:
         decoded = _decode(path, reduce, stack)
-        with doing(f"preparing {os.fspath(path)}"):
+        with doing("preparing", path):
             yield decoded
         decoded.image.close()  # frees its memory before its share is free
 
 
-def _decode(path: str | os.PathLike[str], reduce: Reduce | None, stack: contextlib.ExitStack) -> Decoded:
+def _decode(path: ImageFile, reduce: Reduce | None, stack: contextlib.ExitStack) -> Decoded:
     """Return the image in mode RGB; `stack` gets its share of `MEMORY` and the open file."""
     try:
         image = stack.enter_context(Image.open(stack.enter_context(_open(path)), formats=FORMATS))
@@ -96,6 +98,8 @@ def _decode(path: str | os.PathLike[str], reduce: Reduce | None, stack: contextl
         raise
     except UnidentifiedImageError as error:
         raise UnreadableImage(path, f"it is in none of the formats {', '.join(FORMATS)}") from error
+    except DamagedRecord as error:
+        raise UnreadableImage(path, "its record is damaged") from error
     except IrregularFile as error:
         raise UnreadableImage(path, f"it {error.reason}") from error
     except Exception as error:  # on damaged files Pillow's parsers raise many types, even struct.error
@@ -112,9 +116,14 @@ def _reduce(image: Image.Image, reduction: int) -> int:
     return reduction
 
 
-def _open(path: str | os.PathLike[str]) -> IO[bytes]:
-    file = open_regular(path, limit=MAX_BYTES)
-    size = os.fstat(file.fileno()).st_size
+def _open(path: ImageFile) -> IO[bytes]:
+    file: IO[bytes]
+    if isinstance(path, PackedImage):
+        section = path.open()
+        file, size = io.BufferedReader(section), section.size
+    else:
+        file = open_regular(path, limit=MAX_BYTES)
+        size = os.fstat(file.fileno()).st_size
     if size > HELD_BYTES:
         return file
     with file:

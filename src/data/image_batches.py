@@ -1,7 +1,6 @@
 """Batches of images that worker threads read, decode and prepare: the one path of evaluation and prediction."""
 
 import contextlib
-import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -11,13 +10,14 @@ import numpy as np
 from PIL import Image
 
 from src.data.decode import UnreadableImage, rgb_image
+from src.data.packed_image import ImageFile
 from src.data.prefetch import Job, prefetch
 from src.data.reduction import EXACT, FAST, Decoded, Reduce, whole
 from src.data.transforms import eval_transform
 from src.errors import UserError
 from src.model.model_info import ModelInfo
 
-Source = str | os.PathLike[str] | Image.Image | np.ndarray
+Source = ImageFile | Image.Image | np.ndarray
 """An image file, a Pillow image, or an array uint8 [height, width, 3] in RGB."""
 
 

@@ -15,14 +15,12 @@ import numpy as np
 from src.data.augment.mixup import Mixing, Mixup, mix_images, mix_targets
 from src.data.decode import UnreadableImage, UnreadableImages, rgb_image
 from src.data.image_batches import Preparation, image_batches
-from src.data.image_folder import ImageFolder
+from src.data.image_folder import NO_LABEL, ImageFolder
 from src.data.prefetch import Job, prefetch
 from src.data.reduction import EXACT, FAST, Decoded, Size
 from src.data.sampling import BATCH, SAMPLE, epoch_order, generator, local_positions, replacements, sample_keys
 from src.data.transforms import EvalTransform, TrainTransform
 from src.errors import UserError
-
-NO_LABEL = -1
 
 
 class TrainBatch(NamedTuple):

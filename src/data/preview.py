@@ -69,7 +69,7 @@ def draw_preview(config: PreviewConfig, train: ImageFolder, output: Path) -> int
             evaluated.fill(decoded, out=view)
         named = classes_of(target, config.label_smoothing, train.classes)
         tiles.append(Tile(as_picture(image, info.mean, info.std), named))
-        tiles.append(Tile(as_picture(view, info.mean, info.std), (train.classes[train.labels[index]], Path(path).name)))
+        tiles.append(Tile(as_picture(view, info.mean, info.std), (train.classes[train.labels[index]], Path(str(path)).name)))
     side = tiles[0].picture.width
     sheet = tile_sheet(tiles, COLUMNS, lines=2, side=side, headings=("training", "evaluation") * (COLUMNS // 2))
     save_png(sheet, output)
