@@ -1,7 +1,7 @@
 """Speed and accuracy of `decode: fast` on JPEG files of 12 megapixels.
 
     python benchmarks/large_photos.py make FOLDER
-    python train.py --config_path small_data_scratch_64_cpu --data_url FOLDER --val_dir val --epochs 8
+    python train.py --config_path small_data_scratch_64_cpu --data_url FOLDER --val_num_samples 6 --epochs 8
     python benchmarks/large_photos.py measure FOLDER --checkpoint best.ckpt
 
 `make` cuts parts out of scikit-learn's two photos: small ones to train on, and others, enlarged to 4000 x 3000 pixels
