@@ -11,9 +11,7 @@ import sys
 from pathlib import Path
 
 from src.config import EvalConfig, parse_args
-from src.data.assembly import read_validation_images
-from src.data.imagenet import EvalLoader
-from src.data.transforms import eval_transform
+from src.data.assembly import build_eval_loader, read_validation_images
 from src.files.writable_folder import make_folder
 from src.runtime.gpu_libraries import require_gpu
 from src.runtime.rank import run_script
@@ -41,8 +39,7 @@ def main() -> None:
     ranks = start(config)
     path = Path(str(config.pretrained))
     network = rebuild_network(info, checkpoint.weights, path, config.amp_level)
-    transform = eval_transform(info)
-    loader = EvalLoader(images, transform, config.batch_size, config.num_parallel_workers, ranks.rank, ranks.size)
+    loader = build_eval_loader(config, info, images, ranks.rank, ranks.size)
     if config.report is None:
         result = evaluate_network(network, loader, ranks)
     else:

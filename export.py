@@ -47,7 +47,7 @@ def main() -> None:
         return network(Tensor(images)).asnumpy()
 
     target = Path(f"{info.model.arch}.{config.file_format.lower()}")
-    options = OnnxOptions(config.onnx_precision, config.with_preprocess, calibration)
+    options = OnnxOptions(config.onnx_precision, config.with_preprocess, calibration, config.decode)
     with appears_whole(target) as path:
         if config.file_format == "AIR":
             write_air(network, info.model.image_size, path)

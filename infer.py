@@ -42,6 +42,7 @@ def main() -> None:
         "recursive": config.recursive,
         "topk": config.topk,
         "probabilities": config.probabilities,
+        "decode": config.decode,
         "class_names": file_identity(Path(config.class_names)) if config.class_names else None,
     }
     with Journal(Path(config.output), run, resume=config.resume) as journal:
@@ -74,6 +75,7 @@ def predict(config: InferConfig, images: list[str], journal: Journal) -> None:
         arch=config.arch,
         batch_size=batch_size,
         num_workers=config.num_parallel_workers,
+        decode=config.decode,
         device_target=config.device_target,
         device_id=config.device_id,
     )

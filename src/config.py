@@ -26,8 +26,10 @@ HARDWARE = "Hardware setup"
 CALLBACKS = "Callbacks setup"
 PREDICTION = "Prediction"
 PREVIEW = "Preview"
+PACKING = "Packing"
 
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "random")
+MINDRECORD = "MindRecord"
 POSTFIX_BYTES = 200  # with the name of the architecture, a file name of at most 255
 SCHEDULES = ("cosine_lr", "constant_lr", "multistep_lr", "exp_lr")
 
@@ -36,13 +38,20 @@ SCHEDULES = ("cosine_lr", "constant_lr", "multistep_lr", "exp_lr")
 class Config:
     """Options of fine-tuning, evaluation and export. Those that the model zoo's document does not have are `added`."""
 
-    dataset: str = option(DATASET, "ImageNet", "data layout: a folder per class", choices=("ImageNet", "ImageFolder"))
+    dataset: str = option(
+        DATASET, "ImageNet", "data layout: a folder per class, or MindRecord: shards that src/data/pack.py wrote",
+        choices=("ImageNet", "ImageFolder", MINDRECORD),
+    )  # fmt: skip
     data_url: str = option(DATASET, "/data/imagenet/ILSVRC/Data/CLS-LOC/", "folder that contains train_dir and val_dir")
     train_dir: str = option(DATASET, "train", "folder of the training images inside data_url")
     val_dir: str = option(DATASET, "validation_preprocess", "folder of the validation images inside data_url")
     train_num_samples: int = option(DATASET, -1, "number of training images to use, -1 for all", at_least=-1)
     val_num_samples: int = option(DATASET, -1, "number of validation images to use, -1 for all", at_least=-1)
     imagenet_default_mean_and_std: bool = option(DATASET, False, "normalize with ImageNet's mean and std, not with 0.5")
+    decode: str = option(
+        DATASET, "exact", "fast decodes a JPEG at 1/2, 1/4 or 1/8 of its size where crop and resize need no more",
+        added=True, choices=("exact", "fast"),
+    )  # fmt: skip
 
     auto_augment: str | None = option(
         AUGMENT, "rand-m9-mstd0.5-inc1", "policy in timm's grammar (rand-..., augmix-..., original, v0), or none"
@@ -224,6 +233,27 @@ class PreviewConfig(Config):
 
 
 @dataclass(frozen=True)
+class PackConfig(Config):
+    """Options of src/data/pack.py."""
+
+    output: str | None = option(PACKING, None, "folder to write, which does not exist yet: the data_url of later runs")
+    shorter_side: int | None = option(
+        PACKING, None, "shorter side in pixels of larger images, stored as JPEG; none keeps all files as they are",
+        at_least=1, at_most=65_535,
+    )  # fmt: skip
+    unlabeled: bool = option(PACKING, False, "pack all images below train_dir, without labels")
+
+    def conflicts(self) -> Iterator[str]:
+        yield from super().conflicts()
+        if self.dataset == MINDRECORD:
+            yield f"dataset is {MINDRECORD} but a folder of images is packed; set it to ImageFolder"
+        for name in ("train_dir", "val_dir"):
+            parts = Path(getattr(self, name)).parts
+            if not parts or parts[0] == "/" or ".." in parts:
+                yield f"{name} is {shown(getattr(self, name))}; name a folder inside data_url"
+
+
+@dataclass(frozen=True)
 class InferConfig:
     """Options of infer.py. Its network and preprocessing come from the checkpoint."""
 
@@ -241,6 +271,7 @@ class InferConfig:
     arch: str | None = borrowed(Config, "arch", PREDICTION, default=None, help="architecture, checked against the file")
     batch_size: int = borrowed(Config, "batch_size", PREDICTION, default=8, help="images per batch")
     num_parallel_workers: int = borrowed(Config, "num_parallel_workers", PREDICTION, help="threads that read images")
+    decode: str = borrowed(Config, "decode", PREDICTION)
     device_id: int = borrowed(Config, "device_id", PREDICTION, help="device to run on")
     device_target: str = borrowed(Config, "device_target", PREDICTION)
 
@@ -248,13 +279,16 @@ class InferConfig:
 # A script with options of its own, such as pre-training, is another dataclass above and a row here.
 CONFIG_PATH = {"config_path": "a YAML file or the name of one in src/configs"}
 PRETRAINED = CONFIG_PATH | {"pretrained": "a checkpoint"}
+OUTPUT = CONFIG_PATH | {"output": "a folder to write"}
 DATA_PATH = {"data_path": "an image or a folder of images", "checkpoint": "a checkpoint, an ONNX file or a MINDIR file"}
 PREVIEW_TEXT = "Draw a training batch as the network sees it beside the evaluation view of the same images."
+PACK_TEXT = "Pack folders of images into MindRecord shards."
 SCRIPTS = {
     "train": Script("python train.py", "Fine-tune BEiT on folders of images.", TrainConfig, CONFIG_PATH, Config),
     "eval": Script("python eval.py", "Evaluate a checkpoint on the validation images.", EvalConfig, PRETRAINED, Config),
     "export": Script("python export.py", "Export a checkpoint to ONNX, MINDIR or AIR.", Config, PRETRAINED, Config),
     "infer": Script("python infer.py", "Predict the classes of images.", InferConfig, DATA_PATH, Config),
+    "pack": Script("python -m src.data.pack", PACK_TEXT, PackConfig, OUTPUT, Config),
     "preview": Script("python -m src.data.preview", PREVIEW_TEXT, PreviewConfig, CONFIG_PATH, Config),
 }
 

@@ -96,12 +96,14 @@ def discard(stream: TextIO) -> None:
 
 
 @contextlib.contextmanager
-def doing(activity: str) -> Iterator[None]:
+def doing(activity: str, *subject: object) -> Iterator[None]:
     """Name what the block does, for example `reading FILE`, in the line of an unforeseen exception."""
     try:
         yield
     except Exception as error:
-        vars(error).setdefault("activity", activity)  # that of the innermost block, which is the most precise
+        vars(error).setdefault(
+            "activity", " ".join(map(str, (activity, *subject)))
+        )  # that of the innermost block, which is the most precise
         raise
 
 

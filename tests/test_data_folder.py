@@ -263,8 +263,8 @@ from src.data.decode import rgb_image
 from src.data.freed_memory import keep_freed_memory
 keep_freed_memory()
 def size(_):
-    with rgb_image({str(tmp_path / "a.png")!r}) as image:
-        return image.resize((8, 8)).size
+    with rgb_image({str(tmp_path / "a.png")!r}) as decoded:
+        return decoded.image.resize((8, 8)).size
 print(set(ThreadPoolExecutor(12).map(size, range(12))))
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 < 1.6e9)
 """

@@ -4,11 +4,12 @@ import dataclasses
 from pathlib import Path
 from typing import TypeVar
 
-from src.config import Config
+from src.config import MINDRECORD, Config
 from src.data.augment.mixup import Mixup
 from src.data.augment.random_erasing import RandomErasing
 from src.data.image_folder import ImageFolder, check_class_names, read_image_folder
 from src.data.imagenet import Division, EvalLoader, Targets, TrainLoader
+from src.data.packed_folder import read_packed_folder
 from src.data.transforms import TrainTransform, eval_transform
 from src.errors import UserError
 from src.model.model_config import ModelConfig
@@ -24,7 +25,7 @@ AnyConfig = TypeVar("AnyConfig", bound=Config)
 
 def read_data(config: Config) -> tuple[ImageFolder, ImageFolder]:
     """Return the training and validation images. Raises `UserError` unless both have the same `num_classes` classes."""
-    train = read_image_folder(Path(config.data_url) / config.train_dir, config.train_num_samples)
+    train = _read_images(config, config.train_dir, config.train_num_samples)
     validation = read_validation_images(config)
     check_class_names(train.classes, validation, f"the training folder {train.root}")
     if config.num_classes not in (0, len(train.classes)):
@@ -42,7 +43,17 @@ def with_class_count(config: AnyConfig, images: ImageFolder) -> AnyConfig:
 
 def read_validation_images(config: Config) -> ImageFolder:
     """Return the images for evaluation."""
-    return read_image_folder(Path(config.data_url) / config.val_dir, config.val_num_samples)
+    return _read_images(config, config.val_dir, config.val_num_samples)
+
+
+def _read_images(config: Config, name: str, num_samples: int) -> ImageFolder:
+    root = Path(config.data_url) / name
+    if config.dataset != MINDRECORD:
+        return read_image_folder(root, num_samples)
+    images = read_packed_folder(root, num_samples)
+    if not images.classes:
+        raise UserError(f"{root} was packed without labels; pack class folders, without --unlabeled")
+    return images
 
 
 def mean_and_std(config: Config) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
@@ -76,6 +87,7 @@ def build_train_loader(config: Config, folder: ImageFolder, rank: int = 0, ranks
         seed=config.seed,
         num_workers=config.num_parallel_workers,
         max_bad_images=config.max_bad_images,
+        decode=config.decode,
     )
 
 
@@ -83,8 +95,15 @@ def build_eval_loader(
     config: Config, info: ModelInfo, folder: ImageFolder, rank: int = 0, ranks: int = 1
 ) -> EvalLoader:
     """Return the loader of this rank's share of the images, prepared for the network of `info`."""
-    transform = eval_transform(info)
-    return EvalLoader(folder, transform, config.batch_size, config.num_parallel_workers, rank=rank, ranks=ranks)
+    return EvalLoader(
+        folder,
+        eval_transform(info),
+        config.batch_size,
+        config.num_parallel_workers,
+        rank=rank,
+        ranks=ranks,
+        decode=config.decode,
+    )
 
 
 def model_config(config: Config) -> ModelConfig:

@@ -14,9 +14,12 @@ from collections.abc import Iterator
 from typing import IO
 
 from PIL import Image, UnidentifiedImageError
+from PIL.JpegImagePlugin import JpegImageFile
 
 from src.data.freed_memory import return_freed_memory
 from src.data.memory_budget import MemoryBudget
+from src.data.packed_image import DamagedRecord, ImageFile, PackedImage
+from src.data.reduction import Decoded, Reduce
 from src.errors import UserError, doing, without_control_characters
 from src.files.regular_file import IrregularFile, open_regular
 
@@ -43,53 +46,60 @@ MEMORY = MemoryBudget(2**30)
 class UnreadableImage(UserError):
     """Decoding the image file `path` failed, because of `reason`."""
 
-    def __init__(self, path: str | os.PathLike[str], reason: str) -> None:
-        super().__init__(f"cannot read image {os.fspath(path)}: {reason}; replace or remove the file")
+    def __init__(self, path: ImageFile, reason: str) -> None:
+        fix = "replace or remove the file" + (" and pack the folder again" if isinstance(path, PackedImage) else "")
+        super().__init__(f"cannot read image {path}: {reason}; {fix}")
         self.path = path
         self.reason = reason
 
 
-def read_rgb(path: str | os.PathLike[str]) -> Image.Image:
+def read_rgb(path: ImageFile) -> Image.Image:
     """Decode the first frame of an image file into mode RGB, like timm's and torchvision's readers.
 
     Pillow converts other modes: it drops transparency without blending. The EXIF orientation is ignored. Raises
     `UnreadableImage`.
     """
     with contextlib.ExitStack() as stack:
-        return _decode(path, stack)
+        return _decode(path, None, stack).image
 
 
 @contextlib.contextmanager
-def rgb_image(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
-    """Yield the image of `read_rgb`, which takes its share of `MEMORY` until the end of the block and is then closed."""
+def rgb_image(path: ImageFile, reduce: Reduce | None = None) -> Iterator[Decoded]:
+    """Yield the image of `read_rgb`, which takes its share of `MEMORY` until the end of the block and is then closed.
+
+    A JPEG file is decoded at 1/`reduce(size)` of its size, if `reduce` is given.
+    """
     with contextlib.ExitStack() as stack:
-        image = _decode(path, stack)
-        with doing(f"preparing {os.fspath(path)}"):
-            yield image
-        image.close()  # frees its memory before its share is free
+        decoded = _decode(path, reduce, stack)
+        with doing("preparing", path):
+            yield decoded
+        decoded.image.close()  # frees its memory before its share is free
 
 
-def _decode(path: str | os.PathLike[str], stack: contextlib.ExitStack) -> Image.Image:
+def _decode(path: ImageFile, reduce: Reduce | None, stack: contextlib.ExitStack) -> Decoded:
     """Return the image in mode RGB; `stack` gets its share of `MEMORY` and the open file."""
     try:
         image = stack.enter_context(Image.open(stack.enter_context(_open(path)), formats=FORMATS))
         width, height = image.size
         if width * height > MAX_PIXELS:
             raise UnreadableImage(path, f"it has {width} x {height} pixels, more than {MAX_PIXELS}")
-        needed = (1 if image.mode == "RGB" else 2) * BYTES_PER_PIXEL * width * height
+        reduction = 1 if reduce is None else _reduce(image, reduce((width, height)))
+        needed = (1 if image.mode == "RGB" else 2) * BYTES_PER_PIXEL * image.width * image.height
         stack.enter_context(MEMORY.taken(needed))
         if needed >= LARGE_BYTES:
             return_freed_memory()
         image.load()
         if image.mode == "RGB":
-            return image
+            return Decoded(image, (width, height), reduction)
         rgb = image.convert("RGB")  # `convert` copies RGB images
         image.close()
-        return rgb
+        return Decoded(rgb, (width, height), reduction)
     except UnreadableImage:
         raise
     except UnidentifiedImageError as error:
         raise UnreadableImage(path, f"it is in none of the formats {', '.join(FORMATS)}") from error
+    except DamagedRecord as error:
+        raise UnreadableImage(path, "its record is damaged") from error
     except IrregularFile as error:
         raise UnreadableImage(path, f"it {error.reason}") from error
     except Exception as error:  # on damaged files Pillow's parsers raise many types, even struct.error
@@ -97,9 +107,23 @@ def _decode(path: str | os.PathLike[str], stack: contextlib.ExitStack) -> Image.
         raise UnreadableImage(path, reason or f"{type(error).__name__}: {error}") from error
 
 
-def _open(path: str | os.PathLike[str]) -> IO[bytes]:
-    file = open_regular(path, limit=MAX_BYTES)
-    size = os.fstat(file.fileno()).st_size
+def _reduce(image: Image.Image, reduction: int) -> int:
+    """Let libjpeg decode `image` at 1/`reduction` of its size; return the reduction, which is 1 for other formats."""
+    if reduction == 1 or not isinstance(image, JpegImageFile):
+        return 1
+    # Pillow takes the largest reduction after which no side is smaller than the given one
+    image.draft(None, (image.width // reduction, image.height // reduction))
+    return reduction
+
+
+def _open(path: ImageFile) -> IO[bytes]:
+    file: IO[bytes]
+    if isinstance(path, PackedImage):
+        section = path.open()
+        file, size = io.BufferedReader(section), section.size
+    else:
+        file = open_regular(path, limit=MAX_BYTES)
+        size = os.fstat(file.fileno()).st_size
     if size > HELD_BYTES:
         return file
     with file:

@@ -1,7 +1,6 @@
 """Batches of images that worker threads read, decode and prepare: the one path of evaluation and prediction."""
 
 import contextlib
-import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -11,33 +10,46 @@ import numpy as np
 from PIL import Image
 
 from src.data.decode import UnreadableImage, rgb_image
+from src.data.packed_image import ImageFile
 from src.data.prefetch import Job, prefetch
+from src.data.reduction import EXACT, FAST, Decoded, Reduce, whole
 from src.data.transforms import eval_transform
+from src.errors import UserError
 from src.model.model_info import ModelInfo
 
-Source = str | os.PathLike[str] | Image.Image | np.ndarray
+Source = ImageFile | Image.Image | np.ndarray
 """An image file, a Pillow image, or an array uint8 [height, width, 3] in RGB."""
 
 
 @dataclass(frozen=True)
 class Preparation:
-    """`fill(image, out=row)` writes an image of mode RGB into a row of a batch, which has this `shape` and `dtype`."""
+    """`fill(decoded, out=row)` writes an image into a row of a batch, which has this `shape` and `dtype`.
+
+    `reduce` returns by how much an image file of a size may be reduced while it is decoded; None: not at all.
+    """
 
     fill: Callable[..., object]
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
+    reduce: Reduce | None = None
 
 
-def preparation_of(info: ModelInfo, takes_pixels: bool) -> Preparation:
-    """Return the preparation for a network: float32 [3, S, S], normalized, or uint8 [S, S, 3] if it `takes_pixels`."""
+def preparation_of(info: ModelInfo, takes_pixels: bool, decode: str = EXACT) -> Preparation:
+    """Return the preparation for a network: float32 [3, S, S], normalized, or uint8 [S, S, 3] if it `takes_pixels`.
+
+    `decode` is the option of that name. Raises `UserError` for another value.
+    """
+    if decode not in (EXACT, FAST):
+        raise UserError(f"decode is {decode!r}; set it to {EXACT} or {FAST}")
     transform, size = eval_transform(info), info.model.image_size
+    reduce = transform.reduction if decode == FAST else None
     if not takes_pixels:
-        return Preparation(transform, (3, size, size), np.dtype(np.float32))
+        return Preparation(transform, (3, size, size), np.dtype(np.float32), reduce)
 
-    def fill(image: Image.Image, out: np.ndarray) -> None:
+    def fill(image: Image.Image | Decoded, out: np.ndarray) -> None:
         out[:] = np.asarray(transform.resize_and_crop(image))
 
-    return Preparation(fill, (size, size, 3), np.dtype(np.uint8))
+    return Preparation(fill, (size, size, 3), np.dtype(np.uint8), reduce)
 
 
 @dataclass(frozen=True)
@@ -63,8 +75,8 @@ def image_batches(
 
         def prepare(row: int) -> None:
             try:
-                with rgb_image_of(chunk[row]) as image:
-                    preparation.fill(image, out=batch.image[row])
+                with rgb_image_of(chunk[row], preparation.reduce) as decoded:
+                    preparation.fill(decoded, out=batch.image[row])
             except UnreadableImage as error:
                 batch.unreadable[row] = error
 
@@ -76,12 +88,12 @@ def image_batches(
 
 
 @contextlib.contextmanager
-def rgb_image_of(source: Source) -> Iterator[Image.Image]:
-    """Yield `source` in mode RGB. Raises `UnreadableImage`."""
+def rgb_image_of(source: Source, reduce: Reduce | None = None) -> Iterator[Decoded]:
+    """Yield `source` in mode RGB, as `rgb_image` if it is a file. Raises `UnreadableImage`."""
     if isinstance(source, np.ndarray):
-        yield Image.fromarray(source).convert("RGB")
+        yield whole(Image.fromarray(source).convert("RGB"))
     elif isinstance(source, Image.Image):
-        yield source.convert("RGB")
+        yield whole(source.convert("RGB"))
     else:
-        with rgb_image(source) as image:
-            yield image
+        with rgb_image(source, reduce) as decoded:
+            yield decoded

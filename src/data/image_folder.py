@@ -4,15 +4,26 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
+from src.data.packed_image import ImageFile
 from src.data.sampling import spread
 from src.errors import UserError, is_control
 from src.files.regular_file import leads_to_folder
 
+NO_LABEL = -1  # of an image without a label
 # Compared with the lower-case file name.
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".pgm", ".ppm", ".tif", ".tiff", ".webp")
+
+
+class ImageFiles(Protocol):
+    """Image files by their number."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> ImageFile: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,12 +31,13 @@ class ImageFolder:
     """The images of a folder.
 
     `classes` are the sorted names of the subfolders; `labels`, int32 [N], are positions in `classes`. `paths` are
-    strings, which take a third of the memory of `Path` objects: ImageNet has 1.28 million of them.
+    strings, which take a third of the memory of `Path` objects: ImageNet has 1.28 million of them. In a packed folder
+    they are records of shards.
     """
 
     root: Path
     classes: tuple[str, ...]
-    paths: Sequence[str] = field(repr=False)
+    paths: ImageFiles = field(repr=False)
     labels: np.ndarray = field(repr=False)
 
     def __len__(self) -> int:
@@ -50,15 +62,38 @@ def read_image_folder(root: Path, num_samples: int = -1) -> ImageFolder:
         )
     paths = [path for found in files for path in found]
     labels = np.repeat(np.arange(len(classes), dtype=np.int32), [len(found) for found in files])
-    if num_samples != -1:
-        if not 1 <= num_samples <= len(paths):
-            raise UserError(
-                f"image folder {root} has {len(paths)} images, but the number of samples is {num_samples}; "
-                f"set it to 1..{len(paths)}, or to -1 for all"
-            )
-        chosen = spread(len(paths), num_samples)
+    chosen = chosen_samples(root, len(paths), num_samples)
+    if chosen is not None:
         paths, labels = [paths[index] for index in chosen], labels[chosen]
     return ImageFolder(root, tuple(classes), paths, labels)
+
+
+def read_image_tree(root: Path) -> ImageFolder:
+    """Return all images below `root`, without classes, with the label -1.
+
+    The order is that of the folders, sorted by their whole path, then of the names in each. Raises `UserError` for a
+    folder that is missing or has no images.
+    """
+    root = Path(root)
+    paths = _image_files(root)
+    if not paths:
+        raise UserError(f"image folder {root} has no images ({', '.join(IMAGE_EXTENSIONS)}); give another folder")
+    return ImageFolder(root, (), paths, np.full(len(paths), NO_LABEL, dtype=np.int32))
+
+
+def chosen_samples(root: Path, images: int, num_samples: int) -> np.ndarray | None:
+    """Return the numbers of the images that `num_samples` keeps, evenly spaced, int64; None for all (-1).
+
+    Raises `UserError` for more than there are.
+    """
+    if num_samples == -1:
+        return None
+    if not 1 <= num_samples <= images:
+        raise UserError(
+            f"image folder {root} has {images} images, but the number of samples is {num_samples}; "
+            f"set it to 1..{images}, or to -1 for all"
+        )
+    return spread(images, num_samples)
 
 
 def check_class_names(expected: Sequence[str], folder: ImageFolder, source: str) -> None:

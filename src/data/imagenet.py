@@ -11,18 +11,16 @@ from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from src.data.augment.mixup import Mixing, Mixup, mix_images, mix_targets
 from src.data.decode import UnreadableImage, UnreadableImages, rgb_image
 from src.data.image_batches import Preparation, image_batches
-from src.data.image_folder import ImageFolder
+from src.data.image_folder import NO_LABEL, ImageFolder
 from src.data.prefetch import Job, prefetch
+from src.data.reduction import EXACT, FAST, Decoded, Size
 from src.data.sampling import BATCH, SAMPLE, epoch_order, generator, local_positions, replacements, sample_keys
 from src.data.transforms import EvalTransform, TrainTransform
 from src.errors import UserError
-
-NO_LABEL = -1
 
 
 class TrainBatch(NamedTuple):
@@ -78,6 +76,7 @@ class TrainLoader:
         num_workers: threads that read images.
         max_bad_images: the share of images that may be unreadable in an epoch. An unreadable image is replaced by
             another one and its label. More of them raise a `UserError` from the batch on that needed them.
+        decode: the option of that name: "fast" reduces large JPEG files while they are decoded.
 
     Raises `UserError` if the folder does not fill one global batch, and for mixup with an odd batch size.
     """
@@ -89,6 +88,7 @@ class TrainLoader:
     seed: int
     num_workers: int
     max_bad_images: float = 0.0
+    decode: str = EXACT
 
     def __post_init__(self) -> None:
         images, division = len(self.folder), self.division
@@ -137,9 +137,9 @@ class TrainLoader:
 
         def augment(row: int) -> None:
             index = int(indices[row])
-            with self._read(epoch, index) as (image, source):
+            with self._read(epoch, index) as (decoded, source):
                 labels[row] = self.folder.labels[source]
-                self.transform(image, generator(self.seed, SAMPLE, epoch, index), out=images[row])
+                self.transform(decoded, generator(self.seed, SAMPLE, epoch, index), out=images[row])
 
         def mix() -> TrainBatch:
             if mixing is not None:
@@ -151,17 +151,22 @@ class TrainLoader:
         return Job(len(indices), augment, mix)
 
     @contextlib.contextmanager
-    def _read(self, epoch: int, index: int) -> Iterator[tuple[Image.Image, int]]:
+    def _read(self, epoch: int, index: int) -> Iterator[tuple[Decoded, int]]:
         """Yield image number `index` or its first readable replacement, and the number of the image that was read."""
+
+        def reduction(size: Size) -> int:
+            return self.transform.reduction(size, generator(self.seed, SAMPLE, epoch, index))
+
+        reduce = reduction if self.decode == FAST else None
         with contextlib.ExitStack() as stack:
             for source in chain((index,), replacements(self.seed, epoch, index, len(self.folder))):
                 try:
-                    image = stack.enter_context(rgb_image(self.folder.paths[source]))
+                    decoded = stack.enter_context(rgb_image(self.folder.paths[source], reduce))
                 except UnreadableImage as error:
                     self.unreadable.add(epoch, source, error)
                     last = error
                 else:
-                    yield image, source
+                    yield decoded, source
                     return
         raise last
 
@@ -180,6 +185,7 @@ class EvalLoader:
     num_workers: int
     rank: int = 0
     ranks: int = 1
+    decode: str = EXACT
 
     def __len__(self) -> int:
         """Return the number of batches, which is the same on every rank."""
@@ -187,7 +193,8 @@ class EvalLoader:
 
     def __iter__(self) -> Iterator[EvalBatch]:
         size = self.transform.image_size
-        preparation = Preparation(self.transform, (3, size, size), np.dtype(np.float32))
+        reduce = self.transform.reduction if self.decode == FAST else None
+        preparation = Preparation(self.transform, (3, size, size), np.dtype(np.float32), reduce)
         indices = np.arange(self.rank, len(self.folder), self.ranks)
         labels = np.full((len(self), self.batch_size), NO_LABEL, dtype=np.int32)
         labels.flat[: len(indices)] = self.folder.labels[indices]

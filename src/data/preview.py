@@ -13,8 +13,9 @@ import numpy as np
 from PIL import Image
 
 from src.config import PreviewConfig, parse_args
-from src.data.assembly import build_eval_loader, build_train_loader, describe_model, read_data, with_class_count
-from src.data.decode import read_rgb
+from src.data.assembly import build_train_loader, describe_model, read_data, with_class_count
+from src.data.decode import rgb_image
+from src.data.image_batches import preparation_of
 from src.data.image_folder import ImageFolder
 from src.errors import UserError, exit_code
 from src.files.png_file import save_png
@@ -57,16 +58,18 @@ def draw_preview(config: PreviewConfig, train: ImageFolder, output: Path) -> int
     config_used = with_class_count(config, train)
     info = describe_model(config_used, train.classes)
     loader = build_train_loader(config_used, train, ranks=config.device_num)
-    evaluated = build_eval_loader(config_used, info, train).transform
+    evaluated = preparation_of(info, takes_pixels=False, decode=config.decode)
     indices = loader.first_images(config.start_epoch)[:IMAGES]
     batch = next(iter(loader.epoch(config.start_epoch)))
     tiles = []
     for index, image, target in zip(indices, batch.image, batch.target):
         path = train.paths[index]
-        view = evaluated(read_rgb(path))
+        view = np.empty(evaluated.shape, evaluated.dtype)
+        with rgb_image(path, evaluated.reduce) as decoded:
+            evaluated.fill(decoded, out=view)
         named = classes_of(target, config.label_smoothing, train.classes)
         tiles.append(Tile(as_picture(image, info.mean, info.std), named))
-        tiles.append(Tile(as_picture(view, info.mean, info.std), (train.classes[train.labels[index]], Path(path).name)))
+        tiles.append(Tile(as_picture(view, info.mean, info.std), (train.classes[train.labels[index]], Path(str(path)).name)))
     side = tiles[0].picture.width
     sheet = tile_sheet(tiles, COLUMNS, lines=2, side=side, headings=("training", "evaluation") * (COLUMNS // 2))
     save_png(sheet, output)

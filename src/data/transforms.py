@@ -1,7 +1,8 @@
 """Training and evaluation transforms: from a decoded image to the network's input.
 
 Pixels equal those of timm's `create_transform`, with which BEiT was fine-tuned. Inputs are Pillow images of mode RGB,
-results are float32 [3, S, S].
+results are float32 [3, S, S]. Images that were reduced while they were decoded get the same crop with slightly other
+pixels.
 """
 
 import math
@@ -13,6 +14,7 @@ from PIL import Image, ImageEnhance
 
 from src.data.augment.auto_augment import auto_augment
 from src.data.augment.random_erasing import RandomErasing
+from src.data.reduction import Box, Decoded, Edges, Size, largest_reduction, whole
 from src.errors import UserError
 from src.model.model_info import ModelInfo
 
@@ -28,9 +30,6 @@ CROP_RATIO = (3 / 4, 4 / 3)
 # Longest side of a whole resize (see `resize`). With crop_pct 0.9 a 224-pixel network reaches it at an aspect ratio of
 # 528, a 512-pixel network at 230, with 120 and 270 MB.
 _LONGEST_SIDE = 2**17
-
-Box = tuple[int, int, int, int]
-"""(left, upper, right, lower), in pixels."""
 
 
 @dataclass
@@ -66,12 +65,23 @@ class TrainTransform:
         self._augment = auto_augment(policy, self._filters, self.mean) if policy else None
         self._jitters = self.color_jitter > 0 and (not policy or "3a" in policy)
 
-    def __call__(self, image: Image.Image, rng: np.random.Generator, out: np.ndarray | None = None) -> np.ndarray:
+    def reduction(self, size: Size, rng: np.random.Generator) -> int:
+        """Return the largest reduction of an image of `size` after which the crop is not smaller than the result.
+
+        `rng` is in the state that the call of the transform receives, which draws the same crop.
+        """
+        left, upper, right, lower = random_crop_box(rng, *size, self.min_crop)
+        return largest_reduction((right - left, lower - upper), (self.image_size, self.image_size))
+
+    def __call__(
+        self, source: Image.Image | Decoded, rng: np.random.Generator, out: np.ndarray | None = None
+    ) -> np.ndarray:
         """Return the transformed image, float32 [3, S, S], written into `out` if given."""
-        filters, side = self._filters, self.image_size
-        box = random_crop_box(rng, image.width, image.height, self.min_crop)
+        filters, side, decoded = self._filters, self.image_size, whole(source)
+        box = random_crop_box(rng, *decoded.size, self.min_crop)
         resample = filters[int(rng.random() * len(filters))] if len(filters) > 1 else filters[0]
-        image = resize(image.crop(box), (side, side), resample)
+        cropped, edges = decoded.crop(box)
+        image = resize(cropped, (side, side), resample, edges=edges)
         if rng.random() < self.hflip:
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         if self._augment is not None:
@@ -111,20 +121,30 @@ class EvalTransform:
         if self.crop_mode not in CROP_MODES:
             raise UserError(f"crop_mode is {self.crop_mode!r}; set it to one of {', '.join(CROP_MODES)}")
 
-    def __call__(self, image: Image.Image, out: np.ndarray | None = None) -> np.ndarray:
+    def __call__(self, image: Image.Image | Decoded, out: np.ndarray | None = None) -> np.ndarray:
         """Return the transformed image, float32 [3, S, S], written into `out` if given."""
         return normalize(self.resize_and_crop(image), self.mean, self.std, out)
 
-    def resize_and_crop(self, image: Image.Image, enlarged: int = 1) -> Image.Image:
+    def reduction(self, size: Size) -> int:
+        """Return the largest reduction of an image of `size` after which it is not smaller than the resized one."""
+        return largest_reduction(size, self._resized(size))
+
+    def resize_and_crop(self, image: Image.Image | Decoded, enlarged: int = 1) -> Image.Image:
         """Return the square that the network sees, with sides of `enlarged * image_size` pixels."""
-        side, resized = self.image_size * enlarged, math.floor(self.image_size / self.crop_pct) * enlarged
-        width = height = resized
-        if self.crop_mode == "center":  # `int` rounds the longer side down, as in torchvision
-            width, height = (int(resized * edge / min(image.size)) for edge in image.size)
+        decoded, side = whole(image), self.image_size * enlarged
+        width, height = self._resized(decoded.size, enlarged)
         # `round` moves an edge on half a pixel to the even number, as in torchvision
         left, upper = round((width - side) / 2), round((height - side) / 2)
         window = (left, upper, left + side, upper + side)
-        return resize(image, (width, height), FILTERS[self.interpolation][0], window)
+        return resize(decoded.image, (width, height), FILTERS[self.interpolation][0], window, decoded.edges)
+
+    def _resized(self, size: Size, enlarged: int = 1) -> Size:
+        """Return the size to which an image of `size` is resized before the crop."""
+        resized = math.floor(self.image_size / self.crop_pct) * enlarged
+        if self.crop_mode == "squash":
+            return resized, resized
+        shorter = min(size)  # `int` rounds the longer side down, as in torchvision
+        return int(resized * size[0] / shorter), int(resized * size[1] / shorter)
 
 
 def eval_transform(info: ModelInfo) -> EvalTransform:
@@ -134,9 +154,13 @@ def eval_transform(info: ModelInfo) -> EvalTransform:
 
 
 def resize(
-    image: Image.Image, size: tuple[int, int], resample: Image.Resampling, window: Box | None = None
+    image: Image.Image,
+    size: Size,
+    resample: Image.Resampling,
+    window: Box | None = None,
+    edges: Edges | None = None,
 ) -> Image.Image:
-    """Resize to `size` (width, height) and return the `window` of the result (None: all of it).
+    """Resize what is inside `edges` (None: all) to `size` and return the `window` of the result (None: all of it).
 
     Two calls of one dimension each resize the width first, as Pillow up to 12, with which the published weights were
     trained. Pillow 13 resizes the height first if it shrinks by more than twice as many pixels, which changes a fifth
@@ -145,7 +169,8 @@ def resize(
     Long, thin images do not fit into memory once resized: 1 x 60000 pixels would take 15 GB. If a resized side exceeds
     `_LONGEST_SIDE`, only the source pixels below the window are resized. Some values then differ by one level from a
     whole resize (at most 1 in 60 in the tests), and "nearest" may take the neighboring pixel, because Pillow stores a
-    fractional box in single precision.
+    fractional box in single precision. Reduced images, which are only made smaller, and at most 65535 pixels long, do
+    not come here.
     """
     width, height = size
     left, upper, right, lower = window or (0, 0, width, height)
@@ -155,10 +180,11 @@ def resize(
         image = image.crop((x_cut[0], y_cut[0], x_cut[1], y_cut[1]))
         image = image.resize((right - left, image.height), resample, (x_box[0], 0, x_box[1], image.height))
         return image.resize((right - left, lower - upper), resample, (0, y_box[0], right - left, y_box[1]))
-    image = image.resize((width, image.height), resample)
+    from_x, from_y, to_x, to_y = edges or (0, 0, *image.size)
+    image = image.resize((width, image.height), resample, (from_x, 0, to_x, image.height))
     if window:  # resizing no column that is cut off saves a tenth of the time
         image = image.crop((left, 0, right, image.height))
-    image = image.resize((right - left, height), resample)
+    image = image.resize((right - left, height), resample, (0, from_y, right - left, to_y))
     return image.crop((0, upper, right - left, lower)) if window else image
 
 

@@ -55,7 +55,8 @@ def compare_logits(
     yield f"largest difference to the network's logits: {_difference(result)}"
     if folder is not None:
         # the network is already compiled for batches of IMAGES
-        batches = folder_batches(folder, preparation_of(exported.info, exported.takes_pixels), IMAGES)
+        preparation = preparation_of(exported.info, exported.takes_pixels, options.decode)
+        batches = folder_batches(folder, preparation, IMAGES)
         yield _agreement_line(agreement(exported.run, expected_of, batches), f"images of {folder}")
     elif options.precision != "fp32":
         result = agreement(exported.run, expected_of, [images])
@@ -90,7 +91,7 @@ def require_agreement(result: Agreement, precision: str, file_name: str) -> None
 def random_input(exported: Network, options: OnnxOptions) -> np.ndarray:
     """Return IMAGES images of the kind that the file takes: mixtures of calibration images, uniform pixels or noise."""
     if options.calibration is not None:
-        preparation = preparation_of(exported.info, exported.takes_pixels)
+        preparation = preparation_of(exported.info, exported.takes_pixels, options.decode)
         return random_blends(next(folder_batches(options.calibration, preparation, 2 * IMAGES, 2 * IMAGES)))
     rng, size = np.random.default_rng(0), exported.info.model.image_size
     if exported.takes_pixels:

@@ -10,6 +10,7 @@ import onnx
 from onnx import helper
 
 from src.data.image_batches import preparation_of
+from src.data.reduction import EXACT
 from src.export.checksum import seal
 from src.export.folder_images import folder_batches
 from src.export.metadata import to_metadata
@@ -39,11 +40,13 @@ class OnnxOptions:
         precision: fp32, fp16 or int8.
         with_preprocess: take raw pixels and normalize them inside.
         calibration: folder of images that fixes the activation ranges of int8; without it, each batch is measured.
+        decode: how images are decoded, for the calibration and for comparisons of the file.
     """
 
     precision: str = "fp32"
     with_preprocess: bool = False
     calibration: Path | None = None
+    decode: str = EXACT
 
 
 def export_onnx(info: ModelInfo, weights: Mapping[str, np.ndarray], path: Path, options: OnnxOptions) -> Network:
@@ -61,7 +64,7 @@ def export_onnx(info: ModelInfo, weights: Mapping[str, np.ndarray], path: Path, 
     if options.precision == "int8":
         batches = None
         if options.calibration is not None:
-            preparation = preparation_of(info, options.with_preprocess)
+            preparation = preparation_of(info, options.with_preprocess, options.decode)
             batches = folder_batches(options.calibration, preparation, CALIBRATION_BATCH, CALIBRATION_IMAGES)
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
             exact = Path(folder) / path.name

@@ -1,12 +1,12 @@
 """A sheet of many small pictures, each with lines of text below it."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 from PIL import Image, ImageDraw, ImageFont
 
 from src.data.decode import UnreadableImage, read_rgb
+from src.data.packed_image import ImageFile
 
 COLUMNS, ROWS = 8, 6  # of a sheet of files
 SIDE = 160  # pixels of a tile
@@ -26,7 +26,7 @@ class Tile(NamedTuple):
     lines: Sequence[str]
 
 
-def file_tile(path: str | Path, lines: Sequence[str]) -> Tile | None:
+def file_tile(path: ImageFile, lines: Sequence[str]) -> Tile | None:
     """Return a tile with the image at `path`, or None if it cannot be read."""
     try:
         image = read_rgb(path)

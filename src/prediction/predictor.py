@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from src.data.image_batches import Source, image_batches, preparation_of, rgb_image_of
+from src.data.reduction import EXACT
 from src.errors import UserError, doing
 from src.model.model_info import ModelInfo
 from src.prediction.loaded_network import Network
@@ -49,12 +50,15 @@ class Unreadable:
 
 
 class Predictor:
-    """A loaded network, called with `batch_size` images that `num_workers` threads read and resize as it needs them."""
+    """A loaded network, called with `batch_size` images that `num_workers` threads read and resize as it needs them.
 
-    def __init__(self, network: Network, *, batch_size: int, num_workers: int) -> None:
+    With `decode` "fast", large JPEG files are reduced while they are decoded; "exact" keeps all pixels.
+    """
+
+    def __init__(self, network: Network, *, batch_size: int, num_workers: int, decode: str = EXACT) -> None:
         self._network = network
         self._batch_size, self._num_workers = batch_size, num_workers
-        self._preparation = preparation_of(network.info, network.takes_pixels)
+        self._preparation = preparation_of(network.info, network.takes_pixels, decode)
 
     @property
     def info(self) -> ModelInfo:
@@ -68,6 +72,7 @@ class Predictor:
         arch: str | None = None,
         batch_size: int = 8,
         num_workers: int = 8,
+        decode: str = EXACT,
         device_target: str = "CPU",
         device_id: int = 0,
     ) -> Predictor:
@@ -86,7 +91,7 @@ class Predictor:
             network = _load(path, arch, device_target, device_id)
         if arch is not None and arch != network.info.model.arch:
             raise UserError(f"--arch is {arch} but {path} is a {network.info.model.arch}; leave out --arch")
-        return Predictor(network, batch_size=batch_size, num_workers=num_workers)
+        return Predictor(network, batch_size=batch_size, num_workers=num_workers, decode=decode)
 
     def predict(self, images: Iterable[Source]) -> Iterator[Prediction | Unreadable]:
         """Predict `images` (files, Pillow images or uint8 arrays) in their order.
@@ -111,8 +116,8 @@ class Predictor:
         """
         attention = self.require_attention()
         row = np.zeros(self._preparation.shape, self._preparation.dtype)
-        with rgb_image_of(image) as rgb:
-            self._preparation.fill(rgb, out=row)
+        with rgb_image_of(image, self._preparation.reduce) as decoded:
+            self._preparation.fill(decoded, out=row)
         return attention(row)
 
     def require_attention(self) -> Callable[[np.ndarray], np.ndarray]:

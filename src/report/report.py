@@ -12,6 +12,7 @@ from mindspore import nn
 from src.config import Config, as_yaml
 from src.data.image_folder import ImageFolder
 from src.data.imagenet import EvalLoader
+from src.data.packed_image import ImageFile
 from src.evaluation.classification import EvalResult
 from src.files.atomic_file import write_atomically
 from src.files.png_file import save_png
@@ -61,10 +62,10 @@ def write_report(folder: Path, report: Report) -> None:
     names, confusion, scores = report.images.classes, report.outcomes.confusion(), report.outcomes.scores()
     mistakes = [_mistake(report, index) for index in report.outcomes.mistakes()]
     tiles = [
-        file_tile(path, (f"predicted {confidence:.1%} {predicted}", f"is {label}", path.name))
-        for path, label, predicted, confidence in mistakes[: COLUMNS * ROWS]
+        file_tile(file, (f"predicted {confidence:.1%} {predicted}", f"is {label}", Path(str(file)).name))
+        for file, label, predicted, confidence in mistakes[: COLUMNS * ROWS]
     ]
-    rows = ((path, label, predicted, f"{confidence:.4f}") for path, label, predicted, confidence in mistakes)
+    rows = ((str(file), label, predicted, f"{confidence:.4f}") for file, label, predicted, confidence in mistakes)
     _write(folder / "mistakes.csv", _csv([("image", "class", "predicted", "probability"), *rows]))
     save_png(tile_sheet([tile for tile in tiles if tile is not None], COLUMNS, lines=3), folder / "mistakes.png")
     classes = [_class_row(number, names, scores, confusion) for number in range(len(names))]
@@ -76,11 +77,11 @@ def write_report(folder: Path, report: Report) -> None:
     _write(folder / "report.md", _summary(report, scores, confusion))
 
 
-def _mistake(report: Report, index: int) -> tuple[Path, str, str, float]:
-    """Return path, true class, predicted class and confidence of an image."""
+def _mistake(report: Report, index: int) -> tuple[ImageFile, str, str, float]:
+    """Return image file, true class, predicted class and confidence of an image."""
     outcomes, names = report.outcomes, report.images.classes
     label, predicted = names[outcomes.label[index]], names[outcomes.predicted[index]]
-    return Path(report.images.paths[index]), label, predicted, float(outcomes.confidence[index])
+    return report.images.paths[index], label, predicted, float(outcomes.confidence[index])
 
 
 def _class_row(number: int, names: Sequence[str], scores: ClassScores, confusion: np.ndarray) -> dict[str, object]:
