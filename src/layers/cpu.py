@@ -26,6 +26,7 @@ from mindspore import Tensor, nn, ops
 
 from src.layers import attention, drop_path_timm, linear, mlp, patch_embed, transformer_block
 from src.layers.block_config import BlockConfig
+from src.layers.layer_norm import LayerNorm
 from src.layers.layers import Layers
 
 
@@ -275,4 +276,4 @@ def square_sum(tensor: Tensor) -> Tensor:
     return _product(row, row).reshape(())
 
 
-CPU = Layers(block=Block, patch_embed=PatchEmbed, linear=Linear, square_sum=square_sum)
+CPU = Layers(block=Block, patch_embed=PatchEmbed, linear=Linear, layer_norm=LayerNorm, square_sum=square_sum)
