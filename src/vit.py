@@ -142,13 +142,19 @@ def create_model(
 def fastest_layers(precision: Precision) -> Layers:
     """Return the fastest implementation of the layers for the current device and `precision`.
 
-    On a CPU these are compiled kernels, which compute in float32. For float16, and without a C++ compiler, these are the
-    forms of MindSpore's operators that run fast there.
+    On a CPU, float32 has compiled kernels. For float16, and where the kernels cannot be compiled, it is
+    `portable_layers`.
     """
-    if ms.get_context("device_target") != "CPU":
-        return STOCK
-    library = kernel_library() if precision == AMP_LEVELS["O0"] else None
-    return CPU if library is None else compiled_layers(library)
+    if ms.get_context("device_target") == "CPU" and precision == AMP_LEVELS["O0"]:
+        library = kernel_library()
+        if library is not None:
+            return compiled_layers(library)
+    return portable_layers()
+
+
+def portable_layers() -> Layers:
+    """Return the fastest implementation that uses MindSpore's own operators only, as an exported file must."""
+    return CPU if ms.get_context("device_target") == "CPU" else STOCK
 
 
 def drop_path_rates(drop_path: float, depth: int) -> list[float]:

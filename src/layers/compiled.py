@@ -30,8 +30,8 @@ _library: list[Path] = []  # the library of this process, set by `compiled_layer
 def kernel(function: str, shapes: Callable[..., Any], outputs: int = 1) -> ops.Custom:
     """Return a function of the library as an operator.
 
-    `shapes` takes the shapes of the inputs and returns that of the output, or one for each of several `outputs`. It must
-    depend on nothing else: MindSpore calls it once for operators of one function and equal shapes of the inputs.
+    `shapes` takes the shapes of the inputs and returns that of the output, or one for each of several `outputs`. It
+    must depend on nothing else: MindSpore calls it once for all operators of a function with inputs of these shapes.
     """
 
     def types(*inputs: ms.Type) -> Any:
