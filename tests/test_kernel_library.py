@@ -23,15 +23,15 @@ COUNTER = """#!/bin/sh
 echo "$@" >> {calls}
 case "$*" in
   *-dM*) echo "#define __VERSION__ {version}" ;;
-  *) while [ "$1" != -o ]; do shift; done; echo {content} > "$2" ;;
+  *) while [ "$1" != -o ]; do shift; done; echo library > "$2"; sleep {seconds} ;;
 esac
 """
 
 
-def fake_compiler(folder: Path, version: str = "1", content: str = "library") -> list[str]:
-    """A compiler that notes its calls in `calls` and writes `content`."""
+def fake_compiler(folder: Path, version: str = "1", seconds: float = 0.0) -> list[str]:
+    """A compiler that notes its calls in `calls` and takes `seconds` to write a library."""
     path = folder / f"compiler-{version}"
-    path.write_text(COUNTER.format(calls=folder / "calls", version=version, content=content))
+    path.write_text(COUNTER.format(calls=folder / "calls", version=version, seconds=seconds))
     path.chmod(0o755)
     return [str(path)]
 
@@ -141,17 +141,18 @@ def test_threads_follow_omp_num_threads_and_then_the_processors_of_the_process(s
     assert library.thread_count() == (expected or len(os.sched_getaffinity(0)))
 
 
-@needs_compiler
 def test_processes_that_compile_at_once_end_with_one_library(tmp_path):
-    code = "from src.runtime.kernel_library import kernel_library; print(kernel_library())"
-    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
-    command = [sys.executable, "-c", code]
-    running = [
-        subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(2)
-    ]
-    paths = {process.communicate(timeout=120)[0] for process in running}
-    (path,) = (tmp_path / "beit-mindspore").iterdir()
-    assert paths == {f"{path}\n"}
+    cache = tmp_path / "cache"
+    cache.mkdir(mode=0o700)
+    compiler = fake_compiler(tmp_path, seconds=0.5)
+    code = (
+        "from pathlib import Path; from src.runtime.kernel_library import compiled; "
+        f"compiled(Path({str(cache)!r}), {compiler})"
+    )
+    running = [subprocess.Popen([sys.executable, "-c", code], cwd=ROOT) for _ in range(2)]
+    assert [process.wait(timeout=120) for process in running] == [0, 0]
+    assert [path.suffix for path in cache.iterdir()] == [".so"]
+    assert sum("-o" in line.split() for line in (tmp_path / "calls").read_text().splitlines()) == 2
 
 
 # The kernels
