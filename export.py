@@ -36,12 +36,13 @@ def main() -> None:
     from src.runtime.device import start_device
     from src.tools.memory_need import Need, require_memory
     from src.tools.starting_point import read_checkpoint
+    from src.vit import portable_layers
     from src.weights.rebuild import rebuild_network
 
     checkpoint, info = read_checkpoint(config)
     require_memory(Need(info.model), batch_size=1)
     start_device(config.device_target, config.device_id, pynative=False)
-    network = rebuild_network(info, checkpoint.weights, Path(str(config.pretrained)))
+    network = rebuild_network(info, checkpoint.weights, Path(str(config.pretrained)), layers=portable_layers())
 
     def run(images: np.ndarray) -> np.ndarray:
         return network(Tensor(images)).asnumpy()

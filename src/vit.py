@@ -9,10 +9,10 @@ from mindspore import Parameter, Tensor, nn, ops
 
 from src.errors import UserError
 from src.layers.block_config import BlockConfig
+from src.layers.compiled import compiled_layers
 from src.layers.cpu import CPU
 from src.layers.custom_identity import Identity
 from src.layers.drop_path_timm import make_dropout
-from src.layers.layer_norm import LayerNorm
 from src.layers.layers import STOCK, Layers
 from src.layers.patch_embed import PatchSizes
 from src.layers.precision import AMP_LEVELS, Precision
@@ -20,6 +20,7 @@ from src.layers.relative_position_bias import RelativePositionBias, relative_pos
 from src.layers.transformer_block import STREAMS_PER_BLOCK
 from src.model.model_config import ModelConfig, TrainingOptions
 from src.model.variants import Variant, get_variant, patch_grid
+from src.runtime.kernel_library import kernel_library
 
 IN_CHANS = 3
 
@@ -78,8 +79,8 @@ class VisionTransformer(nn.Cell):
                 for layer, rate in enumerate(drop_path_rates(training.drop_path, variant.depth))
             ]
         )
-        self.norm = Identity() if model.mean_pooling else LayerNorm(dim, eps, precision)
-        self.fc_norm = LayerNorm(dim, eps, precision) if model.mean_pooling else Identity()
+        self.norm = Identity() if model.mean_pooling else layers.layer_norm(dim, eps, precision)
+        self.fc_norm = layers.layer_norm(dim, eps, precision) if model.mean_pooling else Identity()
         self.head = layers.linear(dim, model.num_classes, precision)
         initialize(self, training.init_scale, training.seed)
 
@@ -126,7 +127,7 @@ def create_model(
         model: names a row of `src.model.variants.VARIANTS`.
         training: settings that matter only while the network is trained.
         amp_level: a key of `AMP_LEVELS`.
-        layers: the implementation of the layers; by default `CPU` on a CPU and `STOCK` on every other device.
+        layers: the implementation of the layers; by default the fastest one.
 
     Raises `UserError` for an unknown architecture, an image size that the patch does not divide, and an unknown level.
     """
@@ -134,9 +135,26 @@ def create_model(
     patch_grid(variant, model.image_size)
     if amp_level not in AMP_LEVELS:
         raise UserError(f"amp_level '{amp_level}' is unknown: choose one of {', '.join(AMP_LEVELS)}")
-    if layers is None:
-        layers = CPU if ms.get_context("device_target") == "CPU" else STOCK
-    return VisionTransformer(variant, model, training, AMP_LEVELS[amp_level], layers)
+    precision = AMP_LEVELS[amp_level]
+    return VisionTransformer(variant, model, training, precision, layers or fastest_layers(precision))
+
+
+def fastest_layers(precision: Precision) -> Layers:
+    """Return the fastest implementation of the layers for the current device and `precision`.
+
+    On a CPU, float32 has compiled kernels. For float16, and where the kernels cannot be compiled, it is
+    `portable_layers`.
+    """
+    if ms.get_context("device_target") == "CPU" and precision == AMP_LEVELS["O0"]:
+        library = kernel_library()
+        if library is not None:
+            return compiled_layers(library)
+    return portable_layers()
+
+
+def portable_layers() -> Layers:
+    """Return the fastest implementation that uses MindSpore's own operators only, as an exported file must."""
+    return CPU if ms.get_context("device_target") == "CPU" else STOCK
 
 
 def drop_path_rates(drop_path: float, depth: int) -> list[float]:

@@ -5,19 +5,27 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Any
 
+from src.layers.compiled import compiled_layers
 from src.layers.cpu import CPU
 from src.layers.layers import STOCK, Layers
 from src.layers.precision import AMP_LEVELS
 from src.model.model_config import ModelConfig, TrainingOptions
 from src.model.model_info import ModelInfo
 from src.model.variants import Variant, get_variant
-from src.vit import VisionTransformer, create_model
+from src.runtime.kernel_library import kernel_library
+from src.vit import VisionTransformer, create_model, fastest_layers
 
-IMPLEMENTATIONS = {"stock": STOCK, "cpu": CPU}
+LIBRARY = kernel_library()
+PORTABLE = {"stock": STOCK, "cpu": CPU}
+# Without a C++ compiler, the tests run without the third implementation.
+IMPLEMENTATIONS = PORTABLE | ({"compiled": compiled_layers(LIBRARY)} if LIBRARY else {})
 
 
-def small_network(*, amp_level: str = "O0", layers: Layers = CPU, **options: Any) -> VisionTransformer:
-    """A network of the sizes and options given under the names of `Variant`, `ModelConfig` and `TrainingOptions`."""
+def small_network(*, amp_level: str = "O0", layers: Layers | None = None, **options: Any) -> VisionTransformer:
+    """A network of the sizes and options given under the names of `Variant`, `ModelConfig` and `TrainingOptions`.
+
+    `layers` are by default the fastest.
+    """
     options = {"arch": "none", "num_classes": 1000, **options}
     options["layer_scale"] = options.get("layer_scale_init_value", 0.1) > 0
 
@@ -31,7 +39,7 @@ def small_network(*, amp_level: str = "O0", layers: Layers = CPU, **options: Any
         ModelConfig(**chosen(ModelConfig)),
         TrainingOptions(**chosen(TrainingOptions)),
         AMP_LEVELS[amp_level],
-        layers,
+        layers or fastest_layers(AMP_LEVELS[amp_level]),
     )
 
 

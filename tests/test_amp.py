@@ -15,7 +15,7 @@ from src.model.model_config import ModelConfig
 from src.tools.criterion import SoftTargetCrossEntropy
 from src.vit import VisionTransformer, create_model
 from tests.golden.network_recipe import CASES, batch, weight
-from tests.networks import IMPLEMENTATIONS, small_network
+from tests.networks import PORTABLE, small_network
 
 LOSS_SCALE = 128.0  # keeps float16 gradients clear of the subnormal range
 
@@ -27,9 +27,9 @@ def graph_mode():
     ms.set_context(mode=ms.PYNATIVE_MODE)
 
 
-@pytest.fixture(params=IMPLEMENTATIONS)
+@pytest.fixture(params=PORTABLE)
 def layers(request):
-    return IMPLEMENTATIONS[request.param]
+    return PORTABLE[request.param]
 
 
 def run(level: str, layers: Layers) -> tuple[VisionTransformer, Tensor, list[Tensor]]:

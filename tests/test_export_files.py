@@ -25,6 +25,7 @@ from src.export.metadata import from_metadata
 from src.export.mindir_file import load_mindir, mindir_metadata, write_mindir
 from src.export.onnx_export import OnnxOptions
 from src.export.publish import appears_whole
+from src.layers.cpu import CPU
 from src.prediction.loaded_network import Network
 from tests.networks import model_info, small_network
 from tests.weights_golden import one_line, refuses
@@ -144,7 +145,7 @@ def test_a_mindir_file_gives_the_logits_of_the_network_for_any_batch(weights_apa
     """`weights_apart` lowers the 1 GB above which MindSpore stores the weights in a folder beside the graph."""
     monkeypatch.setattr(mindspore.train.serialization, "TOTAL_SAVE", 1 if weights_apart else 1 << 20)
     ms.set_context(mode=ms.GRAPH_MODE)
-    network = small_network(**SIZES, init_scale=1.0, **options).set_train(False)
+    network = small_network(**SIZES, layers=CPU, init_scale=1.0, **options).set_train(False)
     images = np.random.default_rng(0).standard_normal((3, 3, 16, 16), dtype=np.float32)
     expected = network(Tensor(images)).asnumpy()
     with appears_whole(tmp_path / "beit.mindir") as path:

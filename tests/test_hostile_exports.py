@@ -20,6 +20,7 @@ from src.export.mindir_file import load_mindir, write_mindir
 from src.export.onnx_export import OnnxOptions, export_onnx, write_onnx
 from src.export.onnx_graph import beit_graph
 from src.files import protobuf_file
+from src.layers.cpu import CPU
 from src.model.variants import get_variant
 from src.prediction import onnx_file
 from src.prediction.onnx_network import load_onnx
@@ -130,7 +131,7 @@ def test_every_changed_byte_of_a_mindir_file_is_detected(apart, tmp_path, monkey
     monkeypatch.setattr(mindspore.train.serialization, "TOTAL_SAVE", 1 if apart else 1 << 20)
     ms.set_context(mode=ms.GRAPH_MODE)
     path = tmp_path / "beit.mindir"
-    write_mindir(variant_network(ARCH, num_classes=10).set_train(False), INFO, path)
+    write_mindir(variant_network(ARCH, num_classes=10, layers=CPU).set_train(False), INFO, path)
     ms.set_context(mode=ms.PYNATIVE_MODE)
     load_mindir(path)
     rng = np.random.default_rng(0)

@@ -29,6 +29,7 @@ from src.errors import exit_code
 from src.export.mindir_file import write_mindir
 from src.export.onnx_export import write_onnx
 from src.export.onnx_graph import beit_graph
+from src.layers.cpu import CPU
 from src.model.variants import get_variant
 from src.prediction.journal import Journal
 from src.prediction.predictor import Predictor
@@ -78,7 +79,7 @@ def models(weights, tmp_path_factory) -> dict[str, Path]:
     paths = {kind: folder / f"beit.{kind}" for kind in KINDS}
     save_checkpoint(paths["ckpt"], Checkpoint(weights, INFO))
     write_onnx(beit_graph(weights, INFO.model, get_variant(INFO.model.arch)), INFO, paths["onnx"])
-    write_mindir(rebuild_network(INFO, weights, paths["ckpt"]), INFO, paths["mindir"])
+    write_mindir(rebuild_network(INFO, weights, paths["ckpt"], layers=CPU), INFO, paths["mindir"])
     return paths
 
 

@@ -13,16 +13,16 @@ from hypothesis import strategies as st
 from mindspore import Tensor, nn, ops
 from scipy import special
 
-from src.layers import attention, cpu, drop_path_timm, gelu, linear, mlp, patch_embed, transformer_block
+from src.layers import attention, compiled, cpu, drop_path_timm, gelu, linear, mlp, patch_embed, transformer_block
 from src.layers.block_config import BlockConfig
 from src.layers.counter_based_random import as_int32, keep_mask, mix, random_bits
 from src.layers.custom_identity import Identity
 from src.layers.drop_path_timm import Dropout, DropPath, make_drop_path, make_dropout
 from src.layers.layer_norm import LayerNorm
-from src.layers.layers import square_sum
 from src.layers.patch_embed import PatchSizes
 from src.layers.precision import Precision
 from src.layers.relative_position_bias import RelativePositionBias, gather_bias, relative_position_index
+from tests.networks import IMPLEMENTATIONS, LIBRARY
 
 KEYS = np.random.default_rng(7).integers(-(2**31), 2**31, 20000).astype(np.int32)
 SIGMAS = 4.5  # a fair draw misses this bound once in 150,000 times; the keys are fixed, so a pass stays a pass
@@ -39,24 +39,36 @@ def each_mode(request):
 class Implementation:
     """The layers of one implementation, under the names that both have."""
 
+    name: str
     attention: type[attention.Attention]
     block: type[transformer_block.Block]
     drop_path: type[DropPath]
     gelu: type[nn.Cell]
+    layer_norm: type[LayerNorm]
     linear: type[linear.Linear]
     mlp: type[mlp.Mlp]
     patch_embed: type[patch_embed.PatchEmbed]
 
 
 STOCK = Implementation(
-    attention.Attention, transformer_block.Block, drop_path_timm.DropPath, gelu.GELU, linear.Linear, mlp.Mlp,
-    patch_embed.PatchEmbed,
+    "stock", attention.Attention, transformer_block.Block, drop_path_timm.DropPath, gelu.GELU, LayerNorm,
+    linear.Linear, mlp.Mlp, patch_embed.PatchEmbed,
 )  # fmt: skip
-CPU = Implementation(cpu.Attention, cpu.Block, cpu.DropPath, cpu.GELU, cpu.Linear, cpu.Mlp, cpu.PatchEmbed)
+CPU = Implementation(
+    "cpu", cpu.Attention, cpu.Block, cpu.DropPath, cpu.GELU, LayerNorm, cpu.Linear, cpu.Mlp, cpu.PatchEmbed
+)
+COMPILED = Implementation(
+    "compiled", compiled.Attention, compiled.Block, drop_path_timm.DropPath, compiled.GELU, compiled.LayerNorm,
+    compiled.Linear, compiled.Mlp, compiled.PatchEmbed,
+)  # fmt: skip
+PORTABLE = [STOCK, CPU]
+needs_compiler = pytest.mark.skipif(LIBRARY is None, reason="the kernels are not compiled")
 FLOAT32 = Precision()
 
 
-@pytest.fixture(params=[STOCK, CPU], ids=["stock", "cpu"])
+@pytest.fixture(
+    params=[*PORTABLE, pytest.param(COMPILED, marks=needs_compiler)], ids=lambda implementation: implementation.name
+)
 def layers(request):
     return request.param
 
@@ -156,8 +168,8 @@ def test_linear_takes_a_bias_from_outside(layers, rng):
 
 
 @pytest.mark.parametrize(("scale", "mean"), [(1.0, 0.0), (1e-3, 0.0), (3.0, 50.0)])
-def test_layer_norm_divides_by_the_root_of_the_biased_variance_plus_1e_6(each_mode, rng, scale, mean):
-    cell = LayerNorm(64, 1e-6, FLOAT32)
+def test_layer_norm_divides_by_the_root_of_the_biased_variance_plus_1e_6(each_mode, layers, rng, scale, mean):
+    cell = layers.layer_norm(64, 1e-6, FLOAT32)
     values = set_values(cell, rng)
     x = (rng.standard_normal((3, 7, 64)) * scale + mean).astype(np.float32)
     exact = x.astype(np.float64)
@@ -253,8 +265,9 @@ def test_softmax_has_the_jacobian_diag_p_minus_p_p(each_mode, rng):
     np.testing.assert_allclose(gradients(cpu.Softmax(), x, dy)[0], np.einsum("abij,abj->abi", jacobian, dy), atol=1e-5)
 
 
-@pytest.mark.parametrize("function", [square_sum, cpu.square_sum], ids=["stock", "cpu"])
-def test_square_sum_adds_the_squares_of_all_elements(each_mode, function, rng):
+@pytest.mark.parametrize("name", IMPLEMENTATIONS)
+def test_square_sum_adds_the_squares_of_all_elements(each_mode, name, rng):
+    function = IMPLEMENTATIONS[name].square_sum
     x = rng.standard_normal((1000, 37)).astype(np.float32)
     assert float(function(Tensor(x))) == pytest.approx(float((x.astype(np.float64) ** 2).sum()), rel=1e-6)
 
@@ -319,6 +332,7 @@ def test_the_two_gelus_differ_where_they_should(layers):
     assert layers.gelu(approximate=True)(one).asnumpy()[0] == pytest.approx(0.8411920, abs=1e-6)
 
 
+@pytest.mark.parametrize("layers", PORTABLE, ids=lambda implementation: implementation.name)
 @pytest.mark.parametrize(("approximate", "formula"), [(False, exact_gelu), (True, tanh_gelu)])
 def test_gelu_of_float16_is_the_float32_one_rounded(layers, approximate, formula):
     x = np.concatenate([np.linspace(-10, 10, 4001), [0.0, 6e-8, -6e-8, 1e-3, 6e4, -6e4]]).astype(np.float16)

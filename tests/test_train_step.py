@@ -10,8 +10,6 @@ import pytest
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
 from src.config import Config
-from src.layers.cpu import CPU
-from src.layers.layers import STOCK
 from src.tools.criterion import Classification, SoftTargetCrossEntropy
 from src.tools.optimizer import ParameterGroup, create_optimizer, parameter_groups
 from src.tools.schedulers import learning_rates
@@ -106,7 +104,7 @@ def feed(step, image, target=None):
     return values[0], skipped, scale
 
 
-def beit_step(amp_level="O0", scaling=GROWING, layers=CPU):
+def beit_step(amp_level="O0", scaling=GROWING, layers=None):
     """The network and training step of the golden run."""
     network = small_network(amp_level=amp_level, layers=layers, **inputs.SIZES)
     for parameter in network.get_parameters():
@@ -445,7 +443,6 @@ def test_metrics_of_the_objective_are_averaged_over_micro_batches_and_have_no_gr
         np.testing.assert_array_equal(network.weight.asnumpy(), 1 - np.array([1, 2, 6]) - shift)
 
 
-@pytest.mark.parametrize("layers", [STOCK, CPU], ids=["stock", "cpu"])
 def test_the_square_sum_is_accurate_for_millions_of_values_and_shows_what_is_not_finite(layers):
     values = np.random.default_rng(1).standard_normal(3_000_000).astype(np.float32)
     for part in (values[:1], values[1:600_001].reshape(600, 1000), values[600_001:]):

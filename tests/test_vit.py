@@ -11,13 +11,12 @@ import pytest
 from mindspore import Tensor
 
 from src.errors import UserError
-from src.layers.cpu import CPU
 from src.layers.layers import STOCK, Layers
 from src.model.model_config import ModelConfig
 from src.tools.criterion import SoftTargetCrossEntropy
 from src.vit import VisionTransformer, create_model
 from tests.golden.network_recipe import CASES, batch, weight
-from tests.networks import IMPLEMENTATIONS, small_network, variant_network
+from tests.networks import IMPLEMENTATIONS, LIBRARY, small_network, variant_network
 
 GOLDEN = Path(__file__).parent / "golden"
 TINY = {"image_size": 16, "patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2, "num_classes": 4}
@@ -233,10 +232,15 @@ def test_every_random_layer_has_a_stream_of_its_own():
     assert len(set(streams)) == len(streams)
 
 
-def test_a_network_on_a_cpu_is_built_of_the_cpus_layers():
-    network = variant_network("beit_micro_patch8_32", num_classes=3)
-    assert type(network.blocks[0]) is CPU.block
-    assert type(network.patch_embed) is CPU.patch_embed
+@pytest.mark.parametrize(
+    ("library", "amp_level", "expected"), [(LIBRARY, "O0", "compiled"), (LIBRARY, "O2", "cpu"), (None, "O0", "cpu")]
+)
+def test_a_network_on_a_cpu_is_built_of_compiled_layers_where_they_can_be(library, amp_level, expected, monkeypatch):
+    monkeypatch.setattr("src.vit.kernel_library", lambda: library)
+    network = variant_network("beit_micro_patch8_32", num_classes=3, amp_level=amp_level)
+    assert network.layers is IMPLEMENTATIONS[expected if LIBRARY else "cpu"]
+    assert type(network.blocks[0]) is network.layers.block
+    assert type(network.fc_norm) is network.layers.layer_norm
 
 
 @pytest.mark.parametrize("device", ["GPU", "Ascend"])
@@ -244,7 +248,7 @@ def test_a_network_on_another_device_is_built_of_the_stock_layers(device, monkey
     monkeypatch.setattr("src.vit.ms.get_context", {"device_target": device}.__getitem__)
     network = variant_network("beit_micro_patch8_32", num_classes=3)
     modules = {type(cell).__module__ for _, cell in network.cells_and_names()}
-    assert "src.layers.cpu" not in modules
+    assert not modules & {"src.layers.cpu", "src.layers.compiled"}
     assert type(network.blocks[0]) is STOCK.block
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from mindspore import Tensor, ops
 
+from src.layers.layer_norm import LayerNorm
 from src.layers.linear import Linear
 from src.layers.patch_embed import PatchEmbed
 from src.layers.transformer_block import Block
@@ -20,6 +21,7 @@ class Layers:
     block: type[Block]
     patch_embed: type[PatchEmbed]
     linear: type[Linear]
+    layer_norm: type[LayerNorm]
     square_sum: Callable[[Tensor], Tensor]
 
 
@@ -28,4 +30,4 @@ def square_sum(tensor: Tensor) -> Tensor:
     return ops.square(tensor).sum()
 
 
-STOCK = Layers(block=Block, patch_embed=PatchEmbed, linear=Linear, square_sum=square_sum)
+STOCK = Layers(block=Block, patch_embed=PatchEmbed, linear=Linear, layer_norm=LayerNorm, square_sum=square_sum)

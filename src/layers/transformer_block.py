@@ -25,14 +25,15 @@ class Block(nn.Cell):
     attention: ClassVar[type[Attention]] = Attention
     perceptron: ClassVar[type[Mlp]] = Mlp
     drop_path: ClassVar[type[DropPath]] = DropPath
+    layer_norm: ClassVar[type[LayerNorm]] = LayerNorm
 
     def __init__(self, config: BlockConfig, index: Tensor, drop_path: float, first_stream: int) -> None:
         super().__init__()
         dim, eps, precision = config.dim, config.layer_norm_eps, config.precision
-        self.norm1 = LayerNorm(dim, eps, precision)
+        self.norm1 = self.layer_norm(dim, eps, precision)
         self.attn = self.attention(config, index, first_stream)
         self.drop_path1 = make_drop_path(drop_path, first_stream + 1, self.drop_path)
-        self.norm2 = LayerNorm(dim, eps, precision)
+        self.norm2 = self.layer_norm(dim, eps, precision)
         self.mlp = self.perceptron(config, first_stream + 2)
         self.drop_path2 = make_drop_path(drop_path, first_stream + 3, self.drop_path)
         self.gamma_1 = self.gamma_2 = None

@@ -10,6 +10,7 @@ import mindspore
 from mindspore import Tensor
 
 from src.config import MODEL, OPTIMIZER, TRAINING, Config
+from src.runtime.kernel_library import kernel_library
 from src.trainer.feed import Step
 
 # Options of the start of a run, which its graph does not depend on.
@@ -46,14 +47,16 @@ def cache_key(config: Config, steps: int, ranks: int) -> str:
     """Return a name for the graphs of a run's training step that changes with everything they may depend on.
 
     These are the options of network, optimizer and training, the device, the number of `steps` and `ranks`, the code of
-    this project and the version of MindSpore.
+    this project, the compiled kernels and the version of MindSpore.
     """
     options = {
         entry.name: getattr(config, entry.name)
         for entry in dataclasses.fields(Config)
         if entry.metadata["group"] in (MODEL, OPTIMIZER, TRAINING) and entry.name not in NOT_IN_THE_GRAPH
     }
-    rest = [config.device_target, steps, ranks, mindspore.__version__]
+    compiled = config.device_target == "CPU" and config.amp_level == "O0"
+    library = kernel_library() if compiled else None  # its path, which the graph contains, is a hash of its content
+    rest = [config.device_target, steps, ranks, mindspore.__version__, str(library)]
     digest = hashlib.sha256(json.dumps([options, rest], sort_keys=True).encode())
     for path in sorted(SOURCES.rglob("*.py")):
         digest.update(path.read_bytes())
