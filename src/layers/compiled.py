@@ -19,6 +19,7 @@ from mindspore import Tensor, nn, ops
 
 from src.layers import attention, layer_norm, linear, mlp, patch_embed, transformer_block
 from src.layers.block_config import BlockConfig
+from src.layers.cpu import square_sum
 from src.layers.layers import Layers
 from src.layers.precision import Precision
 
@@ -207,18 +208,6 @@ class Residual(nn.Cell):
         return dout, dbranch, dgamma, ops.zeros_like(factors)
 
 
-class SquareSum(nn.Cell):
-    """Sum of the squared elements of a float32 tensor."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.square_sum = kernel("square_sum", lambda x: (1,))
-
-    def construct(self, tensor: Tensor) -> Tensor:
-        """-> float32 []."""
-        return ops.reshape(self.square_sum(tensor), ())
-
-
 @functools.cache
 def shared(cell: type[nn.Cell], *arguments: object) -> nn.Cell:
     """Return the one `cell(*arguments)` of this process."""
@@ -332,6 +321,4 @@ class Block(transformer_block.Block):
 def compiled_layers(library: Path) -> Layers:
     """Return the layers with the kernels in `library`, which must stay the same in a process."""
     _library.append(library)
-    return Layers(
-        block=Block, patch_embed=PatchEmbed, linear=Linear, layer_norm=LayerNorm, square_sum=shared(SquareSum)
-    )
+    return Layers(block=Block, patch_embed=PatchEmbed, linear=Linear, layer_norm=LayerNorm, square_sum=square_sum)

@@ -553,20 +553,3 @@ KERNEL(residual_gradient) {
     }
   });
 }
-
-// x -> sum of the squares [1]
-KERNEL(square_sum) {
-  const float *x = a[0];
-  const int64_t size = a.size(0), blocks = quotient_up(size, BLOCK);
-  std::vector<double> partial(blocks);
-  parallel(blocks, [&](int64_t block) {
-    const int64_t end = std::min(size, (block + 1) * BLOCK);
-    float sum = 0.0f;
-#pragma omp simd reduction(+ : sum)
-    for (int64_t i = block * BLOCK; i < end; ++i) sum += x[i] * x[i];
-    partial[block] = sum;
-  });
-  double total = 0.0;
-  for (const double part : partial) total += part;
-  a[1][0] = static_cast<float>(total);
-}
