@@ -30,6 +30,14 @@ DISK = 24 * 2**20  # bytes; holds all outputs of the run
 OUTPUTS = ("checkpoints", "best", "logs", "summaries")
 
 
+class Counts(Counter[str]):
+    """Counts of outcomes, each printed when it changes."""
+
+    def __setitem__(self, outcome: str, count: int) -> None:
+        super().__setitem__(outcome, count)
+        print(f"  {count:4} {outcome}", flush=True)
+
+
 @dataclass(frozen=True)
 class Ended:
     """The exit code and the lines on standard error of a process."""
@@ -39,13 +47,13 @@ class Ended:
 
 
 def main() -> int:
-    """Disturb runs and print the counts; return 1 after any defect."""
+    """Disturb runs and print the counts as they grow; return 1 after any defect."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--signals", type=int, default=60)
     parser.add_argument("--seed", type=int, default=0)
     words = parser.parse_args()
     rng = random.Random(words.seed)
-    counts: Counter[str] = Counter()
+    counts = Counts()
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
         data = write_images(place / "data", train=STEPS * 8 // 3, val=3)
@@ -78,8 +86,6 @@ def main() -> int:
             counts[f"removed {output}: {outcome(ended, (0,))}"] += 1
             # files that were removed for good cannot be equal
             compare(run, f"removed {output}", ignored=(f"files of {output}",))
-    for line, count in sorted(counts.items()):
-        print(f"  {count:4} {line}")
     return int(any(line.split(": ")[1].isupper() for line in counts))
 
 
