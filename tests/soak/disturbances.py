@@ -6,6 +6,7 @@ folder that is removed. A disturbed run must end in one line or go on, and end w
 """
 
 import argparse
+import contextlib
 import random
 import shutil
 import signal
@@ -15,7 +16,6 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -149,7 +149,7 @@ def close_pipe(run: Path) -> Ended:
     return Ended(code, (run / "err").read_text().splitlines())
 
 
-@contextmanager
+@contextlib.contextmanager
 def full_disk(run: Path, output: str) -> Iterator[None]:
     """Mount a small disk as the folder of an output; needs root."""
     folder = run / output
@@ -163,13 +163,9 @@ def full_disk(run: Path, output: str) -> Iterator[None]:
 
 def fill(folder: Path) -> None:
     """Fill the disk of `folder`."""
-    with (folder / "filler").open("wb") as file:
-        try:
-            while True:
-                file.write(bytes(4096))
-                file.flush()
-        except OSError:
-            pass
+    with (folder / "filler").open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(4096))
 
 
 def outcome(ended: Ended, codes: tuple[int, ...]) -> str:
