@@ -32,18 +32,20 @@ RAW = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
 
 
 class Plain:
-    """A transform that keeps the colors, by which images are recognized, and takes `seconds` from call `slow` on."""
+    """A transform that keeps the colors, by which images are recognized, and takes `seconds` after `slow` calls."""
 
     image_size = SIZE
 
     def __init__(self, seconds: float = 0.0, slow: int = 0) -> None:
         self.seconds, self.slow = seconds, slow
         self.calls = 0
+        self._lock = threading.Lock()
 
     def __call__(self, image: Image.Image, rng: np.random.Generator | None = None, *, out: np.ndarray) -> None:
-        self.calls += 1
-        if self.calls > self.slow:
-            time.sleep(self.seconds)
+        with self._lock:
+            self.calls += 1
+            seconds = self.seconds if self.calls > self.slow else 0.0
+        time.sleep(seconds)
         EvalTransform(image_size=SIZE, crop_pct=1.0, **RAW)(image, out=out)
 
 
@@ -454,10 +456,9 @@ def start_script(root: Path, seconds: float, more: str) -> subprocess.Popen:
 
 
 def test_ctrl_c_ends_a_process_that_waits_for_a_batch(root):
-    # the second batch takes 16 s, longer than the signal takes to arrive on a loaded machine
     process = start_script(root, 8, "list(batches)")
     assert process.stdout.readline() == f"(4, 3, {SIZE}, {SIZE})\n"
-    time.sleep(0.1)
+    time.sleep(2)  # until it waits, also on a loaded machine; the second batch takes 16 s
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode != 0
