@@ -42,6 +42,7 @@ ARCH = "beit_micro_patch8_32"
 SECONDS = 60
 BYTES = 2 * 10**9  # resident
 ADDRESSES = 12 * 10**9  # a process that allocates without end must not take the machine with it
+LARGE = 50 * 10**6  # bytes of the largest repeated content
 SECRET = b"SECRET-OF-ANOTHER-USER"
 
 
@@ -237,7 +238,8 @@ def ckpt(place: Path, good: Good, rng: random.Random) -> Case:
     value = _chunk(1, rng.choice((b"w", b"\x1b[2J", b"x" * 10**6, b"\xff"))) + _chunk(
         2, dims + _chunk(2, rng.choice((b"Float32", b"BFloat16", b"str", b"Int4"))) + _chunk(3, content)
     )
-    data = _chunk(1, value) * rng.choice((1, 2, 20_000))
+    message = _chunk(1, value)
+    data = message * min(rng.choice((1, 2, 20_000)), max(1, LARGE // len(message)))
     if rng.random() < 0.3:
         data = b"\x0a" + b"\xff" * rng.choice((1, 9, 20)) + data
     path.write_bytes(data)
