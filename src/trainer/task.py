@@ -78,6 +78,7 @@ class Task:
     charts: Charts  # of curves.png
     evaluate: Callable[[int | None], Mapping[str, float]] = lambda batches: {}
     metrics: tuple[Metric, ...] = ()
+    ema_decay: float | None = None  # of a moving average of the weights; None: without
     ranked_by: Metric | None = None  # highest for the best checkpoint; without it, the last checkpoint is the best
     val_images: int = 0  # in the whole validation set
     val_batches: int = 0  # on each rank

@@ -5,7 +5,7 @@ The step runs on the device without a branch, so the host never waits for one st
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
@@ -40,6 +40,13 @@ class StepOptions:
     accumulation_steps: int = 1  # micro-batches of each rank whose gradients are averaged into one step
     ranks: int = 1  # devices that train together; above 1, communication.init must come before
     square_sum: Callable[[Tensor], Tensor] = STOCK.square_sum  # see src.layers.layers.Layers
+
+
+class Schedules(NamedTuple):
+    """One value per step of the run; see `src.tools.schedulers`."""
+
+    learning_rates: np.ndarray
+    weight_decays: np.ndarray
 
 
 class LossScale(nn.Cell):
@@ -80,8 +87,9 @@ class TrainOneStepWithScaleAndClipGlobalNorm(nn.Cell):
 
     Args:
         objective: takes the tensors of a batch and returns the mean loss and M metrics, float32 [1 + M].
-        optimizer: a cell (gradients, learning rate, applied) that owns the trained weights; see `src.tools.optimizer`.
-        learning_rates: one value per step of the run; see `src.tools.schedulers`.
+        optimizer: a cell (gradients, learning rate, weight decay, applied) that owns the trained weights; see
+            `src.tools.optimizer`.
+        schedules: values for every step of the run.
         ema: updated after every step, in the same graph.
     """
 
@@ -89,7 +97,7 @@ class TrainOneStepWithScaleAndClipGlobalNorm(nn.Cell):
         self,
         objective: Objective,
         optimizer: nn.Cell,
-        learning_rates: np.ndarray,
+        schedules: Schedules,
         options: StepOptions = StepOptions(),
         ema: WeightEMA | None = None,
     ) -> None:
@@ -106,9 +114,9 @@ class TrainOneStepWithScaleAndClipGlobalNorm(nn.Cell):
         # Mapped over the tuples of all parameters. MindSpore unrolls loops, and a loop over the 391 parameters of
         # BEiT-large exceeds the depth that its compiler allows.
         self.map = ops.HyperMap()
-        # A Parameter and not a constant, so that a compiled graph serves any schedule.
-        rates = Tensor(learning_rates, mstype.float32)
-        self.learning_rates = Parameter(rates, name="learning_rates", requires_grad=False)
+        # Parameters and not constants, so that a compiled graph serves any schedule.
+        self.learning_rates = _schedule("learning_rates", schedules.learning_rates)
+        self.weight_decays = _schedule("weight_decays", schedules.weight_decays)
         self.iteration = _state("iteration", 0, mstype.int32)
 
     def construct(self, *batch: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -148,7 +156,8 @@ class TrainOneStepWithScaleAndClipGlobalNorm(nn.Cell):
         factor = ops.where(finite, factor, 0.0)
         gradients = self.map(ops.partial(_multiply, factor), gradients)
         learning_rate = ops.gather(self.learning_rates, self.iteration, 0)
-        self.optimizer(gradients, learning_rate, finite)
+        weight_decay = ops.gather(self.weight_decays, self.iteration, 0)
+        self.optimizer(gradients, learning_rate, weight_decay, finite)
         self.loss_scale(finite)
         ops.assign_add(self.iteration, Tensor(1, mstype.int32))
         if self.ema is not None:
@@ -170,6 +179,10 @@ def _widen(gradient: Tensor) -> Tensor:
 
 def _multiply(factor: Tensor, gradient: Tensor) -> Tensor:
     return _multiply_no_nan(gradient, factor)  # infinity times 0 is 0: a skipped step gives the optimizer zeros
+
+
+def _schedule(name: str, values: np.ndarray) -> Parameter:
+    return Parameter(Tensor(values, mstype.float32), name=name, requires_grad=False)
 
 
 def _state(name: str, value: float, dtype: mstype.Type) -> Parameter:
