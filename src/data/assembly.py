@@ -8,7 +8,8 @@ from src.config import MINDRECORD, Config
 from src.data.augment.mixup import Mixup
 from src.data.augment.random_erasing import RandomErasing
 from src.data.image_folder import ImageFolder, check_class_names, read_image_folder
-from src.data.imagenet import Division, EvalLoader, Targets, TrainLoader
+from src.data.shuffled_images import Division
+from src.data.imagenet import EvalLoader, Targets, TrainLoader
 from src.data.packed_folder import read_packed_folder
 from src.data.transforms import TrainTransform, eval_transform
 from src.errors import UserError
