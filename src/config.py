@@ -18,15 +18,16 @@ from src.options.declaration import Group, borrowed, option, shown
 
 DATASET = Group(0, "Dataset")
 AUGMENT = Group(1, "Augmentations")
-OPTIMIZER = Group(2, "Optimizer")
-TRAINING = Group(3, "Network training config")
-MODEL = Group(4, "Model arguments")
-EXPORT = Group(5, "Export")
-HARDWARE = Group(6, "Hardware setup")
-CALLBACKS = Group(7, "Callbacks setup")
-PREDICTION = Group(8, "Prediction")
-PREVIEW = Group(9, "Preview")
-PACKING = Group(10, "Packing")
+MASKING = Group(2, "Masked image modeling")
+OPTIMIZER = Group(3, "Optimizer")
+TRAINING = Group(4, "Network training config")
+MODEL = Group(5, "Model arguments")
+EXPORT = Group(6, "Export")
+HARDWARE = Group(7, "Hardware setup")
+CALLBACKS = Group(8, "Callbacks setup")
+PREDICTION = Group(9, "Prediction")
+PREVIEW = Group(10, "Preview")
+PACKING = Group(11, "Packing")
 
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "random")
 MINDRECORD = "MindRecord"
@@ -240,6 +241,60 @@ class TrainConfig(DryRunConfig, Config):
 
 
 @dataclass(frozen=True)
+class PretrainConfig(RunConfig):
+    """Options of pre-training."""
+
+    train_dir: str = option(
+        DATASET, ".", "what to train on inside data_url: a tree of images, a text file of paths, or packed images"
+    )
+    color_jitter: float = option(
+        AUGMENT, 0.4, "strength of the jitter of brightness, contrast and saturation", at_least=0
+    )
+    train_interpolation: str = option(AUGMENT, "bicubic", "resampling of the crop", choices=INTERPOLATIONS)
+    second_interpolation: str = option(
+        AUGMENT, "lanczos", "resampling of the crop for the tokenizer", choices=INTERPOLATIONS[:-1]
+    )
+    target: str = option(
+        MASKING, "tokens", "what is predicted: visual tokens, or pixels, normalized in each patch",
+        choices=("tokens", "pixels"),
+    )  # fmt: skip
+    tokenizer: str | None = option(
+        MASKING, None, "file of the tokenizer: DALL-E's encoder.pkl, a VQ-KD of BEiT v2, or one of train_tokenizer.py"
+    )
+    mask: str = option(
+        MASKING, "block", "blocks of patches (BEiT), blocks completed to the exact number (BEiT v2), or random patches",
+        choices=("block", "block_exact", "random"),
+    )  # fmt: skip
+    num_mask_patches: int = option(MASKING, 75, "patches to mask in an image, at most", at_least=1)
+    min_mask_patches_per_block: int = option(MASKING, 16, "least patches of a block", at_least=1)
+    max_mask_patches_per_block: int | None = option(MASKING, None, "most patches of a block", at_least=1)
+    drop_path: float = option(MODEL, 0.1, "stochastic depth of the last block", at_least=0, less_than=1)
+    rel_pos_bias: bool = option(MODEL, False, "relative position bias in every block")
+    shared_rel_pos_bias: bool = option(MODEL, True, "one relative position bias for all blocks")
+    early_layers: int = option(
+        MODEL, 0, "block whose patch tokens the further blocks of BEiT v2 see", at_least=0, at_most=1000
+    )
+    head_layers: int = option(MODEL, 0, "further blocks of BEiT v2, 0 for BEiT", at_least=0, at_most=1000)
+
+    def conflicts(self) -> Iterator[str]:
+        yield from super().conflicts()
+        if self.target == "tokens" and self.tokenizer is None:
+            yield "target is tokens but tokenizer is empty; set tokenizer to a file, or target to pixels"
+        if self.target == "pixels" and self.tokenizer is not None:
+            yield f"target is pixels but tokenizer is {self.tokenizer}; remove tokenizer, or set target to tokens"
+        depth = get_variant(self.arch).depth
+        if self.head_layers and not 1 <= self.early_layers <= depth:
+            yield f"early_layers is {self.early_layers} but head_layers is {self.head_layers}; set it to 1..{depth}"
+        if self.head_layers > depth:
+            yield f"head_layers is {self.head_layers} but {self.arch} has {depth} blocks; set at most {depth}"
+
+
+@dataclass(frozen=True)
+class PretrainScriptConfig(DryRunConfig, PretrainConfig):
+    """Options of pretrain.py."""
+
+
+@dataclass(frozen=True)
 class EvalConfig(Config):
     """Options of eval.py."""
 
@@ -307,10 +362,18 @@ CONFIG_PATH = {"config_path": "a YAML file or the name of one in src/configs"}
 PRETRAINED = CONFIG_PATH | {"pretrained": "a checkpoint"}
 OUTPUT = CONFIG_PATH | {"output": "a folder to write"}
 DATA_PATH = {"data_path": "an image or a folder of images", "checkpoint": "a checkpoint, an ONNX file or a MINDIR file"}
+PRETRAIN_TEXT = "Pre-train BEiT on images without labels."
 PREVIEW_TEXT = "Draw a training batch as the network sees it beside the evaluation view of the same images."
 PACK_TEXT = "Pack folders of images into MindRecord shards."
 SCRIPTS = {
     "train": Script("python train.py", "Fine-tune BEiT on folders of images.", TrainConfig, CONFIG_PATH, Config),
+    "pretrain": Script(
+        "python pretrain.py",
+        PRETRAIN_TEXT,
+        PretrainScriptConfig,
+        CONFIG_PATH,
+        PretrainConfig,
+    ),
     "eval": Script("python eval.py", "Evaluate a checkpoint on the validation images.", EvalConfig, PRETRAINED, Config),
     "export": Script("python export.py", "Export a checkpoint to ONNX, MINDIR or AIR.", Config, PRETRAINED, Config),
     "infer": Script("python infer.py", "Predict the classes of images.", InferConfig, DATA_PATH, Config),
@@ -318,7 +381,7 @@ SCRIPTS = {
     "preview": Script("python -m src.data.preview", PREVIEW_TEXT, PreviewConfig, CONFIG_PATH, Config),
 }
 
-FILES = (Config,)  # the kinds of config files
+FILES = (Config, PretrainConfig)  # the kinds of config files
 
 
 def parse_args(argv: Sequence[str], script: str) -> Any:

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -100,6 +100,14 @@ def read_image_list(path: Path) -> ImageFolder:
         if not os.path.exists(image):
             raise UserError(f"{path}, line {number}: {image} does not exist; correct the path or remove the line")
     return ImageFolder(path, (), paths, np.full(len(paths), NO_LABEL, dtype=np.int32))
+
+
+def keep_samples(images: ImageFolder, num_samples: int) -> ImageFolder:
+    """Return `num_samples` of `images`, as `chosen_samples` chooses."""
+    chosen = chosen_samples(images.root, len(images), num_samples)
+    if chosen is None:
+        return images
+    return replace(images, paths=[images.paths[index] for index in chosen], labels=images.labels[chosen])
 
 
 def chosen_samples(root: Path, images: int, num_samples: int) -> np.ndarray | None:

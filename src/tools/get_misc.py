@@ -38,7 +38,7 @@ from src.trainer.accumulation import AccumulatedStep, TrainStep
 from src.trainer.ema import METRIC_PREFIX, WeightEMA
 from src.trainer.feed import host_steps, sink_steps
 from src.trainer.loop import Callback, EpochSteps, RunState
-from src.trainer.task import LOSS, Objective, Task
+from src.trainer.task import Objective, Task
 from src.trainer.train_one_step_with_ema import TrainOneStepWithEMA
 from src.trainer.train_one_step_with_scale_and_clip_global_norm import (
     LossScaling,
@@ -83,11 +83,13 @@ def build_training(
         steps_per_epoch=steps_per_epoch,
         images_per_step=task.train_loader.global_batch,
         learning_rates=schedules.learning_rates,
-        step_metrics=(LOSS, *task.objective.metrics),
+        step_metrics=task.step_metrics,
         max_nonfinite_steps=config.max_nonfinite_steps,
     )
     continued = load_starting_weights(config, task.network, resumed)
-    step = build_train_step(config, task.network, task.objective, schedules, ranks, task.ema_decay)
+    step = build_train_step(
+        config, task.network, task.objective, schedules, ranks, ema_decay=task.ema_decay, reports_norm=task.reports_norm
+    )
     check_space(config, folders, task.network, step)
     set_starting_point(config, step.state(), state, continued)
     return state, step
@@ -99,7 +101,9 @@ def build_train_step(
     objective: Objective,
     schedules: Schedules,
     ranks: Ranks,
+    *,
     ema_decay: float | None = None,
+    reports_norm: bool = False,
 ) -> TrainStep:
     """Build the training step. Load the weights first: the moving average and float16's masters start as copies."""
     parameters = network.trainable_params()
@@ -114,6 +118,7 @@ def build_train_step(
         clip_grad_norm=config.clip_grad_norm if config.use_clip_grad_norm else None,
         accumulation_steps=config.accumulation_steps,
         ranks=ranks.size,
+        reports_norm=reports_norm,
         square_sum=network.layers.square_sum,
     )
     if ema_decay is not None:

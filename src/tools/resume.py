@@ -28,7 +28,7 @@ MAY_DIFFER = frozenset(
     (
         *("dataset", "data_url", "train_dir", "val_dir", "batch_size", "accumulation_steps", "num_parallel_workers"),
         *("pynative_mode", "dataset_sink_mode", "start_epoch", "pretrained", "exclude_epoch_state", "resume"),
-        *("file_format", "max_nonfinite_steps", "max_bad_images", "dry_run"),
+        *("file_format", "max_nonfinite_steps", "max_bad_images", "dry_run", "tokenizer"),
     )
 )
 

@@ -39,6 +39,7 @@ class StepOptions:
     clip_grad_norm: float | None = None  # largest global norm of the unscaled gradients; None for no clipping
     accumulation_steps: int = 1  # micro-batches of each rank whose gradients are averaged into one step
     ranks: int = 1  # devices that train together; above 1, communication.init must come before
+    reports_norm: bool = False  # whether the norm is one more value of a step; 0 for a skipped one
     square_sum: Callable[[Tensor], Tensor] = STOCK.square_sum  # see src.layers.layers.Layers
 
 
@@ -110,6 +111,7 @@ class TrainOneStepWithScaleAndClipGlobalNorm(nn.Cell):
         self.micro_batches = options.accumulation_steps * options.ranks
         self.all_reduce: Any = ops.AllReduce() if options.ranks > 1 else None
         self.square_sum = options.square_sum
+        self.reports_norm = options.reports_norm
         self.gradients = ops.value_and_grad(self.scaled_loss, None, ParameterTuple(optimizer.weights), has_aux=True)
         # Mapped over the tuples of all parameters. MindSpore unrolls loops, and a loop over the 391 parameters of
         # BEiT-large exceeds the depth that its compiler allows.
@@ -122,8 +124,9 @@ class TrainOneStepWithScaleAndClipGlobalNorm(nn.Cell):
     def construct(self, *batch: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Train on a batch, the same number of images on every rank.
 
-        Returns the objective's values (float32 [1 + M], means over the step's micro-batches and ranks), whether the
-        step was skipped (bool []) and its loss scale (float32 []).
+        Returns the objective's values (float32 [1 + M], means over the step's micro-batches and ranks; with
+        `reports_norm` the norm of the gradients before clipping comes last), whether the step was skipped (bool []) and
+        its loss scale (float32 []).
         """
         values, gradients = self.values_and_gradients(*batch)
         return self.update(values, gradients)
@@ -150,8 +153,8 @@ class TrainOneStepWithScaleAndClipGlobalNorm(nn.Cell):
         square = ops.stack(self.map(self.square_sum, gradients)).sum()
         finite = ops.isfinite(square)
         factor = unscale
+        norm = ops.sqrt(square) * unscale
         if self.clip_grad_norm is not None:
-            norm = ops.sqrt(square) * unscale
             factor = unscale * ops.minimum(self.clip_grad_norm / (norm + CLIP_EPS), 1.0)
         factor = ops.where(finite, factor, 0.0)
         gradients = self.map(ops.partial(_multiply, factor), gradients)
@@ -162,7 +165,10 @@ class TrainOneStepWithScaleAndClipGlobalNorm(nn.Cell):
         ops.assign_add(self.iteration, Tensor(1, mstype.int32))
         if self.ema is not None:
             self.ema()
-        return values / self.micro_batches, ops.logical_not(finite), loss_scale
+        values = values / self.micro_batches
+        if self.reports_norm:
+            values = ops.concat((values, ops.where(finite, norm, 0.0).reshape(1)))
+        return values, ops.logical_not(finite), loss_scale
 
     def state(self) -> dict[str, Parameter]:
         """Return everything that a resumed run needs beside the network's weights, by name; valid between two steps."""
