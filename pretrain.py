@@ -9,11 +9,13 @@ if __name__ == "__main__":  # before all other imports, so that Ctrl-C during th
 
 import sys
 from functools import partial
+from pathlib import Path
 
 from src.config import PretrainScriptConfig, parse_args
 from src.data import assembly as data
 from src.runtime.gpu_libraries import require_gpu
 from src.runtime.rank import STOP, run_script
+from src.tokenizers.tokenizer_file import read_tokenizer_file
 
 
 def main() -> int:
@@ -22,13 +24,14 @@ def main() -> int:
     require_gpu(config.device_target)
     data.build_masking(config)  # its numbers must fit
     images = data.read_unlabeled_images(config)
+    tokenizer_file = None if config.tokenizer is None else read_tokenizer_file(Path(config.tokenizer))
 
     # MindSpore takes seconds to import: --help, a wrong option and a wrong folder answer before that
     from src.runtime.distributed import StopVote, wait_for_all
     from src.tools import get_misc as build
     from src.tools.dry_run import dry_run
     from src.tools.memory_need import training_need
-    from src.tools.pretraining import pretraining, read_tokenizer
+    from src.tools.pretraining import pretraining, tokenizer_options
     from src.tools.resume import find_resumed, run_options
     from src.tools.run_folder import make_folders, require_new_folders
     from src.tools.same_weights import require_same_start
@@ -38,13 +41,12 @@ def main() -> int:
     ranks = build.start(config, training_need(config, data.pretraining_model(config, 0), average=False))
     folders = make_folders(config, ranks)
     build.start_logs(config, ranks)
-    tokenizer = read_tokenizer(config)
-    options = run_options(config, len(images), 0, ranks.size)
+    options = run_options(config, len(images), 0, ranks.size) | tokenizer_options(tokenizer_file)
     resumed = find_resumed(config, options, images)
     if resumed is None:
         require_new_folders(config, folders)
 
-    task = pretraining(config, images, tokenizer, ranks)
+    task = pretraining(config, images, tokenizer_file, ranks)
     state, step = build.build_training(config, task, ranks, folders, resumed)
     require_same_start(ranks, task.network, options, images)
     steps = build.build_feed(config, task, step, ranks)

@@ -268,7 +268,9 @@ class PretrainConfig(RunConfig):
     num_mask_patches: int = option(MASKING, 75, "patches to mask in an image, at most", at_least=1)
     min_mask_patches_per_block: int = option(MASKING, 16, "least patches of a block", at_least=1)
     max_mask_patches_per_block: int | None = option(MASKING, None, "most patches of a block", at_least=1)
-    drop_path: float = option(MODEL, 0.1, "stochastic depth of the last block", at_least=0, less_than=1)
+    layer_decay: float = option(
+        OPTIMIZER, 1.0, "learning rate factor to the previous block, 1 in the authors' recipes", more_than=0, at_most=1
+    )
     rel_pos_bias: bool = option(MODEL, False, "relative position bias in every block")
     shared_rel_pos_bias: bool = option(MODEL, True, "one relative position bias for all blocks")
     early_layers: int = option(

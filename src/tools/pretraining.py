@@ -1,6 +1,7 @@
 """The task of pre-training: predict the visual tokens, or the pixels, of masked patches of images without labels."""
 
 import logging
+import zlib
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -11,9 +12,11 @@ from src.data.assembly import build_masked_loader, describe_pretraining
 from src.data.image_folder import ImageFolder
 from src.mim import MaskedImageModeling, create_masked_image_modeling
 from src.model.model_config import ModelConfig, TrainingOptions
-from src.model.variants import get_variant
+from src.model.variants import get_variant, patch_grid
 from src.runtime.distributed import Ranks, SumOverRanks
+from src.tokenizers.load import build_tokenizer
 from src.tokenizers.tokenizer import Tokenizer
+from src.tokenizers.tokenizer_file import TokenizerFile
 from src.tools.masked_modeling import PixelRegression, TokenPrediction
 from src.trainer.task import Metric, Objective, Task
 
@@ -31,11 +34,13 @@ CHARTS = {
 }
 
 
-def pretraining(config: PretrainConfig, images: ImageFolder, tokenizer: Tokenizer | None, ranks: Ranks) -> Task:
+def pretraining(config: PretrainConfig, images: ImageFolder, file: TokenizerFile | None, ranks: Ranks) -> Task:
     """Return the task of the options; its network has its initial weights and is in training mode.
 
-    `tokenizer` gives the tokens to predict; without one, the target is the pixels.
+    The tokenizer of `file` gives the tokens to predict; without one, the target is the pixels.
     """
+    grid = patch_grid(get_variant(config.arch), config.image_size)
+    tokenizer = None if file is None else build_tokenizer(file, grid)
     info = describe_pretraining(config, pixels_of_patch(config) if tokenizer is None else tokenizer.vocab_size)
     network = build_network(config, info.model)
     loader = build_masked_loader(
@@ -74,6 +79,16 @@ def build_network(config: PretrainConfig, model: ModelConfig) -> MaskedImageMode
 def pixels_of_patch(config: PretrainConfig) -> int:
     """Return the pixel values of a patch, of all three colors."""
     return 3 * get_variant(config.arch).patch_size ** 2
+
+
+def tokenizer_options(file: TokenizerFile | None) -> dict[str, int]:
+    """Return what identifies the tokenizer of a run, beside its options: the CRC-32 of its weights."""
+    if file is None:
+        return {}
+    crc = 0
+    for name in sorted(file.weights):
+        crc = zlib.crc32(file.weights[name].tobytes(), crc)
+    return {"tokenizer's weights": crc}
 
 
 class CodesInUse:

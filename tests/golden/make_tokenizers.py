@@ -3,9 +3,9 @@
     PYTHON tests/golden/make_tokenizers.py --unilm DIR [--full]
 
 PYTHON and DIR as for make_network.py; `attrs` and `einops` are needed too. With the weights of `tokenizer_recipe`:
-`dalle/<size>` and `vqkd/<size>`, the tokens of its images; `dalle/decoded`, images of the small decoder; of each case of
-`DVAE_CASES` loss, output and gradients. dalle_encoder.pkl is the pickle inside the file that torch.save writes of the
-small encoder, without the numbers. Sizes of `full` take minutes and are kept from the last time without `--full`.
+`dalle/<size>` and `vqkd/<size>`, the tokens of its images; `dalle/decoded`, images of the small decoder; of each case
+of `DVAE_CASES` loss, output and gradients. dalle_encoder.pkl is the pickle inside the file that torch.save writes of
+the small encoder, without the numbers. Sizes of `full` take minutes and are kept from the last time without `--full`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import io
 import sys
 import types
 import zipfile
-from functools import partial
+from functools import partial, partialmethod
 from pathlib import Path
 from unittest import mock
 
@@ -45,10 +45,9 @@ def with_recipe_weights(model: torch.nn.Module) -> torch.nn.Module:
 
 
 def in_parts(run, images: np.ndarray) -> np.ndarray:
+    parts = np.array_split(images, len(images) // 2)
     with torch.no_grad():
-        return np.concatenate(
-            [run(torch.from_numpy(part)).numpy() for part in np.array_split(images, len(images) // 2)]
-        )
+        return np.concatenate([run(torch.from_numpy(part)).numpy() for part in parts])
 
 
 def dalle(folder: Path, sizes: list[str]) -> dict[str, np.ndarray]:
@@ -62,9 +61,11 @@ def dalle(folder: Path, sizes: list[str]) -> dict[str, np.ndarray]:
     for size in sizes:
         encoder = with_recipe_weights(Encoder(**DALLE[size]))
         images = pixels(112, IMAGES[size]).astype(np.float32) / 255
-        arrays[f"dalle/{size}"] = in_parts(lambda x: encoder(map_pixels(x)).argmax(1), images).astype(np.int16)
+        mapped = map_pixels(torch.from_numpy(images)).numpy()
+        parts = [in_parts(encoder, part) for part in np.array_split(mapped, len(images) // 2)]
+        arrays[f"dalle/{size}"] = np.concatenate([part.argmax(1) for part in parts]).astype(np.int16)
         if size == "small":
-            arrays["dalle/logits"] = in_parts(lambda x: encoder(map_pixels(x)), images[:2])[:, :, ::4, ::4]
+            arrays["dalle/logits"] = parts[0][:, :, ::4, ::4]
             file = io.BytesIO()
             torch.save(encoder, file)
             (HERE / "dalle_encoder.pkl").write_bytes(zipfile.ZipFile(file).read("archive/data.pkl"))
@@ -99,8 +100,7 @@ def vqkd(folder: Path, sizes: list[str]) -> dict[str, np.ndarray]:
         images = pixels(options["img_size"], IMAGES[size]).astype(np.float32) / 255
         arrays[f"vqkd/{size}"] = in_parts(model.get_codebook_indices, images).astype(np.int16)
         if size == "small":
-            names = [name for name in model.state_dict()]
-            arrays["vqkd/names"] = np.array(names)
+            arrays["vqkd/names"] = np.array(list(model.state_dict()))
             arrays["vqkd/shapes"] = np.array([str(tuple(tensor.shape)) for tensor in model.state_dict().values()])
     return arrays
 
@@ -114,17 +114,16 @@ def dvae(folder: Path) -> dict[str, np.ndarray]:
     for case, options in DVAE_CASES.items():
         model = with_recipe_weights(module.DiscreteVAE(**DVAE, **options)).train()
         exponential = torch.from_numpy(np.exp(-noise.astype(np.float64)).astype(np.float32))
-        with mock.patch.object(torch.Tensor, "exponential_", lambda tensor: tensor.copy_(exponential)):
+        with mock.patch.object(torch.Tensor, "exponential_", partialmethod(torch.Tensor.copy_, exponential)):
             loss, output = model(torch.from_numpy(images), return_loss=True, return_recons=True)
         loss.backward()
         arrays[f"dvae/{case}/loss"], arrays[f"dvae/{case}/output"] = loss.detach().numpy(), output.detach().numpy()
         for name, parameter in model.named_parameters():
             arrays[f"dvae/{case}/grad/{name}"] = parameter.grad.numpy()
-    arrays["dvae/tokens"] = model.get_codebook_indices(torch.from_numpy(images)).numpy().astype(np.int16)
+    tokens = model.get_codebook_indices(torch.from_numpy(images))
+    arrays["dvae/tokens"] = tokens.numpy().astype(np.int16)
     with torch.no_grad():
-        arrays["dvae/decoded"] = model.decode(
-            torch.from_numpy(arrays["dvae/tokens"].reshape(3, -1).astype(np.int64))
-        ).numpy()
+        arrays["dvae/decoded"] = model.decode(tokens.reshape(3, -1)).numpy()
     torch.manual_seed(0)
     fresh = module.DiscreteVAE(**{**DVAE, "hidden_dim": 64, "codebook_dim": 128, "num_tokens": 512})
     for name, parameter in fresh.named_parameters():
