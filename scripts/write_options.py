@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from convert import build_parser as convert_parser  # noqa: E402  the project's folder must be on the path first
-from src.config import SCRIPTS, Config  # noqa: E402
+from src.config import SCRIPTS, Config, RunConfig  # noqa: E402
 from src.errors import UserError, exit_code  # noqa: E402
 from src.model.variants import VARIANTS  # noqa: E402
 from src.options.declaration import Option, declared, shown  # noqa: E402
@@ -53,10 +53,13 @@ def lines() -> Iterator[str]:
         yield from table(f"### {group.title}", (row(option) for option in run.values() if option.group == group))
     yield from ("", "## Options of one script")
     for script in SCRIPTS.values():
-        own = [option for name, option in declared(script.options).items() if name not in run]
+        taken = declared(script.options)
+        own = [option for name, option in taken.items() if option != run.get(name)]
         text = "In addition to the options above:"
-        if not issubclass(script.options, Config):
-            own, text = list(declared(script.options).values()), "It takes `--config_path` and these:"
+        if not issubclass(script.options, RunConfig):
+            own, text = list(taken.values()), "It takes `--config_path` and these:"
+        elif missing := [f"`{name}`" for name in run if name not in taken]:
+            text = f"The options above without {', '.join(missing)}, and these, some with other defaults:"
         if own:
             rows = (row(option, required=option.name in script.required) for option in own)
             yield from table(f"### `{script.command}`", rows, text)

@@ -229,7 +229,7 @@ class Config(RunConfig):
 
 
 @dataclass(frozen=True)
-class DryRunConfig(RunConfig):
+class DryRunConfig:
     """Options of the command line alone that training of every kind shares."""
 
     dry_run: bool = option(TRAINING, False, "build everything, take two steps and estimate the run's time and memory")

@@ -6,16 +6,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
-from src.data.image_folder import ImageFolder, read_image_list, read_image_tree
+from src.data import crop_jitter
+from src.data.image_folder import ImageFolder, read_image_tree
 from src.data.masked_images import MaskedLoader
 from src.data.masking import Masking
 from src.data.reduction import Decoded, whole
 from src.data.shuffled_images import Division
-from src.data.transforms import FILTERS
+from src.data.transforms import FILTERS, draw_jitter, jitter_colors
 from src.data.views import Draw, ViewTransform
-from src.errors import UserError
 from src.model.model_info import IMAGENET_DEFAULT_MEAN_STD, IMAGENET_INCEPTION_MEAN_STD
 from tests.golden.data_inputs import example_image
 from tests.golden.masked_data_inputs import SIDE, TOKEN_SIDE, VIEWS
@@ -54,6 +56,20 @@ def test_the_random_numbers_have_the_authors_distributions():
     areas = [(box[2] - box[0]) * (box[3] - box[1]) / 8000 for box in (draw.box for draw in draws)]
     assert min(areas) == pytest.approx(0.08, abs=0.01)
     assert views(hflip=0, color_jitter=0).draw((9, 9), np.random.default_rng(0))[:2] == (None, False)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 2**32), st.integers(1, 70), st.integers(1, 70), st.integers(1, 3000))
+def test_a_jittered_crop_equals_the_crop_of_the_jittered_image_for_any_strip(seed, width, height, strip):
+    rng = np.random.default_rng(seed)
+    image = Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
+    box = (width // 3, height // 4, width, max(height // 4 + 1, height // 2))
+    order, factors = draw_jitter(rng, 0.9)
+    ours = image.crop(box)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(crop_jitter, "STRIP", strip)
+        crop_jitter.jitter_crop(image, ours, order, factors)
+    assert np.array_equal(np.asarray(ours), np.asarray(jitter_colors(image, order, factors).crop(box)))
 
 
 @pytest.mark.parametrize("flipped", [False, True])
@@ -142,18 +158,3 @@ def test_an_unreadable_image_is_replaced_by_another(folder):
     batch = next(iter(ours.epoch(0)))
     assert np.isfinite(batch.image).all()
     assert ours.unreadable.count(0) == 1
-
-
-def test_a_list_names_images_relative_to_its_folder(folder, tmp_path):
-    names = tmp_path / "train.txt"
-    names.write_text("a/1.png\n\nb/c/0.png\n")
-    listed = read_image_list(names)
-    assert [Path(path).name for path in listed.paths] == ["1.png", "0.png"]
-    assert listed.labels.tolist() == [-1, -1]
-    for text, named in (("\n", ("is empty",)), ("a/1.png\na/none.png\n", ("line 2", "a/none.png", "does not exist"))):
-        names.write_text(text)
-        with pytest.raises(UserError) as error:
-            read_image_list(names)
-        assert all(part in str(error.value) for part in (str(names), *named))
-    with pytest.raises(UserError, match=r"nothing\.txt"):
-        read_image_list(tmp_path / "nothing.txt")

@@ -48,7 +48,7 @@ def test_10000_masks_have_the_authors_statistics(version, kind):
 def test_a_mask_has_as_many_patches_as_asked_for_and_follows_from_its_random_numbers(data):
     grid = data.draw(st.integers(2, 20))
     count = data.draw(st.integers(1, grid**2 - 1))
-    least = data.draw(st.integers(1, count))
+    least = data.draw(st.integers(1, min(count, (grid - 1) ** 2)))
     most = data.draw(st.one_of(st.none(), st.integers(least, grid**2)))
     kind, seed = data.draw(st.sampled_from(MASKS)), data.draw(st.integers(0, 2**32))
     ours = Masking(grid, count, kind, least, most)
@@ -68,6 +68,7 @@ def test_a_mask_has_as_many_patches_as_asked_for_and_follows_from_its_random_num
     [
         ((14, 196, RANDOM), ("num_mask_patches is 196", "14 x 14", "at most 195")),
         ((14, 75, BLOCKS, 76), ("min_mask_patches_per_block is 76", "num_mask_patches is 75")),
+        ((3, 8, BLOCKS, 5), ("min_mask_patches_per_block is 5", "3 x 3", "at most 4")),
         ((14, 75, BLOCKS, 16, 8), ("max_mask_patches_per_block is 8", "min_mask_patches_per_block is 16")),
     ],
 )

@@ -10,10 +10,7 @@ from src.data.augment.random_erasing import RandomErasing
 from src.data.image_folder import (
     ImageFolder,
     check_class_names,
-    keep_samples,
     read_image_folder,
-    read_image_list,
-    read_image_tree,
 )
 from src.data.shuffled_images import Division
 from src.data.imagenet import EvalLoader, Targets, TrainLoader
@@ -21,6 +18,7 @@ from src.data.masked_images import MaskedLoader
 from src.data.masking import Masking
 from src.data.packed_folder import read_packed_folder
 from src.data.transforms import TrainTransform, eval_transform
+from src.data.unlabeled_images import read_unlabeled
 from src.data.views import ViewTransform
 from src.errors import UserError
 from src.model.model_config import ModelConfig
@@ -120,12 +118,8 @@ def build_eval_loader(
 
 def read_unlabeled_images(config: PretrainConfig) -> ImageFolder:
     """Return the images to pre-train on: all below a folder, those that a text file lists, or packed ones."""
-    root = Path(config.data_url) / config.train_dir
-    if config.dataset == MINDRECORD:
-        return read_packed_folder(root, config.train_num_samples)
-    if root.is_file():
-        return keep_samples(read_image_list(root), config.train_num_samples)
-    return keep_samples(read_image_tree(root), config.train_num_samples)
+    packed = config.dataset == MINDRECORD
+    return read_unlabeled(Path(config.data_url) / config.train_dir, packed, config.train_num_samples)
 
 
 def build_masked_loader(

@@ -1,8 +1,8 @@
-"""Image folders: one subfolder per class, images at any depth below it; and images without labels, as tree or list."""
+"""Image folders: one subfolder per class, images at any depth below it."""
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -11,9 +11,8 @@ import numpy as np
 from src.data.packed_image import ImageFile
 from src.data.sampling import spread
 from src.errors import UserError, is_control
-from src.files.regular_file import leads_to_folder, read_regular
+from src.files.regular_file import leads_to_folder
 
-LIST_LIMIT = 2**30  # bytes of a list of images
 NO_LABEL = -1  # of an image without a label
 # Compared with the lower-case file name.
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".pgm", ".ppm", ".tif", ".tiff", ".webp")
@@ -69,45 +68,26 @@ def read_image_folder(root: Path, num_samples: int = -1) -> ImageFolder:
     return ImageFolder(root, tuple(classes), paths, labels)
 
 
-def read_image_tree(root: Path) -> ImageFolder:
+def read_image_tree(root: Path, num_samples: int = -1) -> ImageFolder:
     """Return all images below `root`, without classes, with the label -1.
 
-    The order is that of the folders, sorted by their whole path, then of the names in each. Raises `UserError` for a
-    folder that is missing or has no images.
+    The order is that of the folders, sorted by their whole path, then of the names in each. `num_samples` chooses as in
+    `read_image_folder`. Raises `UserError` for a folder that is missing or has no images, and for fewer images than
+    `num_samples`.
     """
     root = Path(root)
     paths = _image_files(root)
     if not paths:
         raise UserError(f"image folder {root} has no images ({', '.join(IMAGE_EXTENSIONS)}); give another folder")
+    return unlabeled(root, paths, num_samples)
+
+
+def unlabeled(root: Path, paths: list[str], num_samples: int = -1) -> ImageFolder:
+    """Return the images at `paths`, without classes, with the label -1; `num_samples` as in `read_image_folder`."""
+    chosen = chosen_samples(root, len(paths), num_samples)
+    if chosen is not None:
+        paths = [paths[index] for index in chosen]
     return ImageFolder(root, (), paths, np.full(len(paths), NO_LABEL, dtype=np.int32))
-
-
-def read_image_list(path: Path) -> ImageFolder:
-    """Return the images that the text file `path` lists, one path a line, relative to its folder, with the label -1.
-
-    Raises `UserError` for an unreadable file, for one without paths, and for a path that does not exist.
-    """
-    try:
-        lines = read_regular(path, LIST_LIMIT).decode().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"list of images {path} cannot be read ({reason}); give a text file of paths") from None
-    names = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
-    if not names:
-        raise UserError(f"list of images {path} is empty; write the path of an image into each line")
-    paths = [os.path.join(path.parent, name) for _, name in names]
-    for (number, _), image in zip(names, paths):
-        if not os.path.exists(image):
-            raise UserError(f"{path}, line {number}: {image} does not exist; correct the path or remove the line")
-    return ImageFolder(path, (), paths, np.full(len(paths), NO_LABEL, dtype=np.int32))
-
-
-def keep_samples(images: ImageFolder, num_samples: int) -> ImageFolder:
-    """Return `num_samples` of `images`, as `chosen_samples` chooses."""
-    chosen = chosen_samples(images.root, len(images), num_samples)
-    if chosen is None:
-        return images
-    return replace(images, paths=[images.paths[index] for index in chosen], labels=images.labels[chosen])
 
 
 def chosen_samples(root: Path, images: int, num_samples: int) -> np.ndarray | None:

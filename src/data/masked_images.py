@@ -13,7 +13,7 @@ from src.data.image_folder import ImageFolder
 from src.data.masking import Masking, masked_positions
 from src.data.prefetch import Job, prefetch
 from src.data.reduction import EXACT, FAST
-from src.data.sampling import sample_keys
+from src.data.sampling import MASK, generator, sample_keys
 from src.data.shuffled_images import Division, ShuffledImages
 from src.data.views import ViewTransform
 
@@ -109,9 +109,9 @@ class MaskedLoader:
         def prepare(row: int) -> None:
             index = int(indices[row])
             with self._images.read(epoch, index, self._reduction) as (decoded, _):
-                rng = self._images.generator(epoch, index)
-                self.transform(decoded, rng, batch.image[row], None if token_image is None else token_image[row])
-                mask = self.masking.draw(rng)
+                views = batch.image[row], None if token_image is None else token_image[row]
+                self.transform(decoded, self._images.generator(epoch, index), *views)
+            mask = self.masking.draw(generator(self.seed, MASK, epoch, index))
             batch.mask[row] = mask.ravel()
             batch.positions[row], batch.weights[row] = masked_positions(mask, count)
 

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from src.config import PreviewConfig, parse_args
 from src.data.assembly import build_train_loader, describe_model, read_data, with_class_count
@@ -20,7 +19,7 @@ from src.data.image_folder import ImageFolder
 from src.errors import UserError, exit_code
 from src.files.png_file import save_png
 from src.files.regular_file import require_regular
-from src.pictures.tiles import SIDE, Tile, tile_sheet
+from src.pictures.tiles import Tile, as_picture, tile_sheet
 
 IMAGES = 16
 COLUMNS = 8  # four images in a row, each in both views
@@ -86,14 +85,6 @@ def classes_of(target: np.ndarray, label_smoothing: float, classes: Sequence[str
     share = (target - label_smoothing / len(target)) / (1 - label_smoothing)
     named = [int(number) for number in np.argsort(-share, kind="stable") if share[number] >= LEAST_SHARE]
     return [classes[named[0]]] if len(named) == 1 else [f"{classes[number]}: {share[number]:.2f}" for number in named]
-
-
-def as_picture(image: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> Image.Image:
-    """Return a normalized image, float32 [3, S, S], as a picture, enlarged by an integer factor to at least one tile."""
-    colors = image * np.array(std, np.float32)[:, None, None] + np.array(mean, np.float32)[:, None, None]
-    pixels = (colors * 255).round().clip(0, 255).astype(np.uint8)
-    size = image.shape[-1] * max(1, -(-SIDE // image.shape[-1]))
-    return Image.fromarray(pixels.transpose(1, 2, 0)).resize((size, size), Image.Resampling.NEAREST)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """Random numbers of the data pipeline, as stateless functions of the seed.
 
-The order of an epoch depends on (seed, epoch), the augmentation of an image on (seed, epoch, index of the image), the
-mixing of a batch on (seed, epoch, step). So runs repeat with any number of workers and devices, and resume anywhere.
+The order of an epoch depends on (seed, epoch), the augmentation and the mask of an image on (seed, epoch, index of the
+image), the mixing of a batch on (seed, epoch, step). So runs repeat with any number of workers and devices, and resume
+anywhere.
 """
 
 from collections.abc import Iterator
@@ -11,8 +12,8 @@ import numpy as np
 _UINT64 = 2**64
 
 # One independent stream per purpose: the order of an epoch, the augmentation of an image, the mixing of a global batch
-# (such as mixup's lambda), and the replacements of an unreadable image.
-ORDER, SAMPLE, BATCH, REPLACEMENT = 1, 2, 3, 4
+# (such as mixup's lambda), the replacements of an unreadable image, and the mask of an image.
+ORDER, SAMPLE, BATCH, REPLACEMENT, MASK = 1, 2, 3, 4, 5
 
 # A replacement may be unreadable too. With 100 in a row the disk has failed rather than a file.
 MAX_REPLACEMENTS = 100

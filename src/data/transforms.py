@@ -79,7 +79,7 @@ class TrainTransform:
         """Return the transformed image, float32 [3, S, S], written into `out` if given."""
         filters, side, decoded = self._filters, self.image_size, whole(source)
         box = random_crop_box(rng, *decoded.size, self.min_crop)
-        resample = filters[int(rng.random() * len(filters))] if len(filters) > 1 else filters[0]
+        resample = draw_filter(rng, filters)
         cropped, edges = decoded.crop(box)
         image = resize(cropped, (side, side), resample, edges=edges)
         if rng.random() < self.hflip:
@@ -218,6 +218,11 @@ def random_crop_box(rng: np.random.Generator, width: int, height: int, min_crop:
     box_height = min(height, round(width / CROP_RATIO[0]))
     left, upper = (width - box_width) // 2, (height - box_height) // 2
     return left, upper, left + box_width, upper + box_height
+
+
+def draw_filter(rng: np.random.Generator, filters: Sequence[Image.Resampling]) -> Image.Resampling:
+    """Return one of `filters`, drawn if there are several."""
+    return filters[int(rng.random() * len(filters))] if len(filters) > 1 else filters[0]
 
 
 def draw_jitter(rng: np.random.Generator, strength: float) -> tuple[list[int], tuple[float, float, float]]:

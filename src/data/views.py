@@ -10,8 +10,9 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from src.data.crop_jitter import jitter_crop
 from src.data.reduction import Box, Decoded, Size, largest_reduction, whole
-from src.data.transforms import FILTERS, draw_jitter, jitter_colors, normalize, random_crop_box, resize
+from src.data.transforms import FILTERS, draw_filter, draw_jitter, normalize, random_crop_box, resize
 
 
 class Draw(NamedTuple):
@@ -52,9 +53,7 @@ class ViewTransform:
         jitter = draw_jitter(rng, self.color_jitter) if self.color_jitter > 0 else None
         flipped = bool(rng.random() < self.hflip)
         box = random_crop_box(rng, *size, self.min_crop)
-        filters = FILTERS[self.interpolation]
-        resample = filters[int(rng.random() * len(filters))] if len(filters) > 1 else filters[0]
-        return Draw(jitter, flipped, box, resample)
+        return Draw(jitter, flipped, box, draw_filter(rng, FILTERS[self.interpolation]))
 
     def reduction(self, size: Size, rng: np.random.Generator) -> int:
         """Return the largest reduction of an image of `size` after which the crop is not smaller than either view.
@@ -74,13 +73,12 @@ class ViewTransform:
 
     def apply(self, decoded: Decoded, draw: Draw, image: np.ndarray, token_image: np.ndarray | None) -> None:
         """Write the views of an image for the random numbers `draw`."""
-        if draw.jitter is not None:
-            # the whole image, because the contrast refers to its mean
-            decoded = Decoded(jitter_colors(decoded.image, *draw.jitter), decoded.size, decoded.reduction)
         left, upper, right, lower = draw.box
         if draw.flipped:  # cropping before the flip gives the same pixels
             left, right = decoded.size[0] - right, decoded.size[0] - left
         cropped, edges = decoded.crop((left, upper, right, lower))
+        if draw.jitter is not None:
+            jitter_crop(decoded.image, cropped, *draw.jitter)
         if draw.flipped:
             cropped = cropped.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
             edges = (cropped.width - edges[2], edges[1], cropped.width - edges[0], edges[3])

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from src.data.decode import UnreadableImage, read_rgb
@@ -34,6 +35,14 @@ def file_tile(path: ImageFile, lines: Sequence[str]) -> Tile | None:
         return None
     image.thumbnail((SIDE, SIDE))
     return Tile(image, lines)
+
+
+def as_picture(image: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> Image.Image:
+    """Return a normalized image, float32 [3, S, S], as a picture, enlarged by an integer factor to fill a tile."""
+    colors = image * np.array(std, np.float32)[:, None, None] + np.array(mean, np.float32)[:, None, None]
+    pixels = (colors * 255).round().clip(0, 255).astype(np.uint8)
+    size = image.shape[-1] * max(1, -(-SIDE // image.shape[-1]))
+    return Image.fromarray(pixels.transpose(1, 2, 0)).resize((size, size), Image.Resampling.NEAREST)
 
 
 def tile_sheet(

@@ -35,7 +35,7 @@ class TokenPrediction(Objective):
         tokens = ops.stop_gradient(self.tokenizer(token_image))
         ops.scatter_update(self.codes_used, tokens.reshape(-1), ops.ones(tokens.size, ms.float32))
         labels = ops.gather_elements(tokens, 1, positions)
-        shares = weights / ops.sum(weights)
+        shares = weights / ops.maximum(ops.sum(weights), 1.0)  # an image may have no mask, even all of a batch
         heads = self.network(image, mask, positions, key)
         loss, accuracy = self.score(heads[0], labels, shares)
         if len(heads) == 1:
@@ -68,7 +68,7 @@ class PixelRegression(Objective):
         target = ops.stop_gradient(normalized_patches(image, self.patch_size))
         indices = ops.broadcast_to(ops.expand_dims(positions, 2), prediction.shape)
         errors = ops.square(prediction - ops.gather_elements(target, 1, indices)).mean(2)
-        return (ops.sum(errors * weights) / ops.sum(weights)).reshape(1)
+        return (ops.sum(errors * weights) / ops.maximum(ops.sum(weights), 1.0)).reshape(1)
 
 
 def normalized_patches(image: Tensor, patch_size: int) -> Tensor:
