@@ -72,7 +72,6 @@ class RunConfig:
         OPTIMIZER, None, "weight decay at the end of a cosine that begins at weight_decay, or none: constant",
         added=True, at_least=0,
     )  # fmt: skip
-    layer_decay: float = option(OPTIMIZER, 0.9, "learning rate factor to the previous block", more_than=0, at_most=1)
 
     epochs: int = option(TRAINING, 100, "number of training epochs", at_least=1, at_most=1_000_000)
     batch_size: int = option(TRAINING, 64, "images per device and micro-batch", at_least=1, at_most=1_000_000)
@@ -102,19 +101,8 @@ class RunConfig:
     )  # fmt: skip
 
     arch: str = option(MODEL, "beit_base_patch16_224", "architecture", choices=tuple(VARIANTS))
-    amp_level: str = option(
-        MODEL, "O0", "precision: O0 float32, O1 float16 products, O2 float16 activations, O3 float16 weights too",
-        choices=("O0", "O1", "O2", "O3"),
-    )  # fmt: skip
     pretrained: str | None = option(MODEL, None, "checkpoint to start from, to evaluate or to export")
     image_size: int = option(MODEL, 224, "side of the input image in pixels", at_least=1, at_most=2048)
-    drop: float = option(MODEL, 0.0, "dropout of the embeddings and after each projection", at_least=0, less_than=1)
-    drop_path: float = option(MODEL, 0.1, "stochastic depth of the last block", at_least=0, less_than=1)
-    disable_approximate_gelu: bool = option(MODEL, False, "exact GELU of the published weights, not its tanh form")
-    layer_scale_init_value: float = option(MODEL, 0.1, "layer scale: 0.1 for base, 1e-5 for large, 0: none", at_least=0)
-    rel_pos_bias: bool = option(MODEL, True, "relative position bias in every block")
-    abs_pos_emb: bool = option(MODEL, False, "absolute position embedding")
-    shared_rel_pos_bias: bool = option(MODEL, False, "one relative position bias for all blocks", added=True)
 
     device_id: int = option(HARDWARE, 0, "device of a run on one device", at_least=0, at_most=1023)
     device_num: int = option(
@@ -144,7 +132,6 @@ class RunConfig:
         """Raise `UserError` for values that contradict each other or need a layer that BEiT does not have."""
         for text in self.conflicts():
             raise UserError(text)
-        patch_grid(get_variant(self.arch), self.image_size)
 
     def conflicts(self) -> Iterator[str]:
         """Yield an error message for each conflict between values."""
@@ -166,7 +153,30 @@ class RunConfig:
 
 
 @dataclass(frozen=True)
-class Config(RunConfig):
+class NetworkConfig(RunConfig):
+    """Options of training that all BEiT networks share."""
+
+    layer_decay: float = option(OPTIMIZER, 0.9, "learning rate factor to the previous block", more_than=0, at_most=1)
+
+    amp_level: str = option(
+        MODEL, "O0", "precision: O0 float32, O1 float16 products, O2 float16 activations, O3 float16 weights too",
+        choices=("O0", "O1", "O2", "O3"),
+    )  # fmt: skip
+    drop: float = option(MODEL, 0.0, "dropout of the embeddings and after each projection", at_least=0, less_than=1)
+    drop_path: float = option(MODEL, 0.1, "stochastic depth of the last block", at_least=0, less_than=1)
+    disable_approximate_gelu: bool = option(MODEL, False, "exact GELU of the published weights, not its tanh form")
+    layer_scale_init_value: float = option(MODEL, 0.1, "layer scale: 0.1 for base, 1e-5 for large, 0: none", at_least=0)
+    rel_pos_bias: bool = option(MODEL, True, "relative position bias in every block")
+    abs_pos_emb: bool = option(MODEL, False, "absolute position embedding")
+    shared_rel_pos_bias: bool = option(MODEL, False, "one relative position bias for all blocks", added=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        patch_grid(get_variant(self.arch), self.image_size)
+
+
+@dataclass(frozen=True)
+class Config(NetworkConfig):
     """Options of fine-tuning, evaluation and export."""
 
     val_dir: str = option(DATASET, "validation_preprocess", "folder of the validation images inside data_url")
@@ -241,7 +251,7 @@ class TrainConfig(DryRunConfig, Config):
 
 
 @dataclass(frozen=True)
-class PretrainConfig(RunConfig):
+class PretrainConfig(NetworkConfig):
     """Options of pre-training."""
 
     train_dir: str = option(
@@ -294,6 +304,41 @@ class PretrainConfig(RunConfig):
 @dataclass(frozen=True)
 class PretrainScriptConfig(DryRunConfig, PretrainConfig):
     """Options of pretrain.py."""
+
+
+@dataclass(frozen=True)
+class TokenizerConfig(RunConfig):
+    """Options of training an image tokenizer."""
+
+    train_dir: str = borrowed(PretrainConfig, "train_dir", DATASET)
+    color_jitter: float = borrowed(PretrainConfig, "color_jitter", AUGMENT, default=0.0)
+    min_crop: float = borrowed(RunConfig, "min_crop", AUGMENT, default=0.2)
+    train_interpolation: str = borrowed(PretrainConfig, "train_interpolation", AUGMENT)
+    arch: str = option(MODEL, "dvae", "kind of tokenizer: the discrete VAE of BEiT's authors", choices=("dvae",))
+    image_size: int = option(MODEL, 112, "side of the images in pixels", at_least=8, at_most=2048)
+    num_tokens: int = option(MODEL, 8192, "size of the vocabulary", at_least=2, at_most=1_000_000)
+    codebook_dim: int = option(MODEL, 512, "numbers that stand for a token", at_least=1, at_most=65_536)
+    num_layers: int = option(
+        MODEL, 3, "halvings of the image: one token for 2^num_layers pixels along a side", at_least=1, at_most=8
+    )
+    hidden_dim: int = option(MODEL, 256, "channels of the convolutions", at_least=1, at_most=65_536)
+    temperature: float = option(MODEL, 1.0, "temperature of the Gumbel softmax at the start", more_than=0)
+    temperature_end: float = option(MODEL, 0.0625, "temperature at the end, after half a cosine", more_than=0)
+    straight_through: bool = option(MODEL, False, "decode the drawn token alone, not a mean of the codebook")
+    kl_loss_weight: float = option(MODEL, 0.0, "weight of the divergence from equally frequent tokens", at_least=0)
+    smooth_l1_loss: bool = option(MODEL, False, "smooth L1 as the reconstruction error, not the square")
+
+    def conflicts(self) -> Iterator[str]:
+        yield from super().conflicts()
+        patch = 2**self.num_layers
+        if self.image_size % patch:
+            size = max(round(self.image_size / patch), 1) * patch
+            yield f"image_size {self.image_size} is not a multiple of {patch} (2^num_layers): use {size}"
+
+
+@dataclass(frozen=True)
+class TokenizerScriptConfig(DryRunConfig, TokenizerConfig):
+    """Options of train_tokenizer.py."""
 
 
 @dataclass(frozen=True)
@@ -365,6 +410,7 @@ PRETRAINED = CONFIG_PATH | {"pretrained": "a checkpoint"}
 OUTPUT = CONFIG_PATH | {"output": "a folder to write"}
 DATA_PATH = {"data_path": "an image or a folder of images", "checkpoint": "a checkpoint, an ONNX file or a MINDIR file"}
 PRETRAIN_TEXT = "Pre-train BEiT on images without labels."
+TOKENIZER_TEXT = "Train an image tokenizer for pre-training on images without labels."
 PREVIEW_TEXT = "Draw a training batch as the network sees it beside the evaluation view of the same images."
 PACK_TEXT = "Pack folders of images into MindRecord shards."
 SCRIPTS = {
@@ -376,6 +422,9 @@ SCRIPTS = {
         CONFIG_PATH,
         PretrainConfig,
     ),
+    "train_tokenizer": Script(
+        "python train_tokenizer.py", TOKENIZER_TEXT, TokenizerScriptConfig, CONFIG_PATH, TokenizerConfig
+    ),
     "eval": Script("python eval.py", "Evaluate a checkpoint on the validation images.", EvalConfig, PRETRAINED, Config),
     "export": Script("python export.py", "Export a checkpoint to ONNX, MINDIR or AIR.", Config, PRETRAINED, Config),
     "infer": Script("python infer.py", "Predict the classes of images.", InferConfig, DATA_PATH, Config),
@@ -383,7 +432,7 @@ SCRIPTS = {
     "preview": Script("python -m src.data.preview", PREVIEW_TEXT, PreviewConfig, CONFIG_PATH, Config),
 }
 
-FILES = (Config, PretrainConfig)  # the kinds of config files
+FILES = (Config, PretrainConfig, TokenizerConfig)  # the kinds of config files
 
 
 def parse_args(argv: Sequence[str], script: str) -> Any:

@@ -1,10 +1,11 @@
 """The data of a run, from its options. Imports no MindSpore, so the preview of the data runs without it."""
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from src.config import MINDRECORD, Config, PretrainConfig, RunConfig
+from src.config import MINDRECORD, Config, NetworkConfig, PretrainConfig, RunConfig, TokenizerConfig
 from src.data.augment.mixup import Mixup
 from src.data.augment.random_erasing import RandomErasing
 from src.data.image_folder import (
@@ -17,6 +18,7 @@ from src.data.imagenet import EvalLoader, Targets, TrainLoader
 from src.data.masked_images import MaskedLoader
 from src.data.masking import Masking
 from src.data.packed_folder import read_packed_folder
+from src.data.tokenizer_images import TokenizerLoader
 from src.data.transforms import TrainTransform, eval_transform
 from src.data.unlabeled_images import read_unlabeled
 from src.data.views import ViewTransform
@@ -116,7 +118,7 @@ def build_eval_loader(
     )
 
 
-def read_unlabeled_images(config: PretrainConfig) -> ImageFolder:
+def read_unlabeled_images(config: PretrainConfig | TokenizerConfig) -> ImageFolder:
     """Return the images to pre-train on: all below a folder, those that a text file lists, or packed ones."""
     packed = config.dataset == MINDRECORD
     return read_unlabeled(Path(config.data_url) / config.train_dir, packed, config.train_num_samples)
@@ -150,6 +152,39 @@ def build_masked_loader(
     )
 
 
+def build_tokenizer_loader(
+    config: TokenizerConfig,
+    images: ImageFolder,
+    temperature: Callable[[float], float],
+    rank: int = 0,
+    ranks: int = 1,
+) -> TokenizerLoader:
+    """Return the loader of this rank's batches; `temperature` is that at a share in 0..1 of the run."""
+    mean, std = mean_and_std(config)
+    transform = ViewTransform(
+        image_size=config.image_size,
+        token_size=config.image_size,
+        interpolation=config.train_interpolation,
+        second_interpolation=config.train_interpolation,
+        min_crop=config.min_crop,
+        color_jitter=config.color_jitter,
+        hflip=config.hflip,
+        mean=mean,
+        std=std,
+    )
+    return TokenizerLoader(
+        images,
+        transform,
+        Division(config.batch_size, rank, ranks, config.accumulation_steps),
+        config.epochs,
+        temperature,
+        seed=config.seed,
+        num_workers=config.num_parallel_workers,
+        max_bad_images=config.max_bad_images,
+        decode=config.decode,
+    )
+
+
 def build_masking(config: PretrainConfig) -> Masking:
     """Return the masks of the options."""
     return Masking(
@@ -174,7 +209,7 @@ def pretraining_model(config: PretrainConfig, lm_head_outputs: int) -> ModelConf
     return ModelConfig(**options, **same, num_classes=0, mean_pooling=False, lm_head_outputs=lm_head_outputs)
 
 
-def _shared_options(config: RunConfig) -> dict[str, Any]:
+def _shared_options(config: NetworkConfig) -> dict[str, Any]:
     names = ("arch", "image_size", "rel_pos_bias", "shared_rel_pos_bias", "abs_pos_emb")
     same = {name: getattr(config, name) for name in names}
     gelu = not config.disable_approximate_gelu

@@ -65,13 +65,13 @@ class ViewTransform:
         return largest_reduction((right - left, lower - upper), (side, side))
 
     def __call__(
-        self, source: Image.Image | Decoded, rng: np.random.Generator, image: np.ndarray, token_image: np.ndarray | None
+        self, source: Image.Image | Decoded, rng: np.random.Generator, image: np.ndarray | None, token_image: np.ndarray | None
     ) -> None:
-        """Write the views of an image into `image`, float32 [3, S, S], and `token_image`, uint8 [3, T, T]."""
+        """Write the views of an image into `image`, float32 [3, S, S], and `token_image`, uint8 [3, T, T]; None: not."""
         decoded = whole(source)
         self.apply(decoded, self.draw(decoded.size, rng), image, token_image)
 
-    def apply(self, decoded: Decoded, draw: Draw, image: np.ndarray, token_image: np.ndarray | None) -> None:
+    def apply(self, decoded: Decoded, draw: Draw, image: np.ndarray | None, token_image: np.ndarray | None) -> None:
         """Write the views of an image for the random numbers `draw`."""
         left, upper, right, lower = draw.box
         if draw.flipped:  # cropping before the flip gives the same pixels
@@ -82,7 +82,8 @@ class ViewTransform:
         if draw.flipped:
             cropped = cropped.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
             edges = (cropped.width - edges[2], edges[1], cropped.width - edges[0], edges[3])
-        normalize(resize(cropped, (self.image_size,) * 2, draw.resample, edges=edges), self.mean, self.std, image)
+        if image is not None:
+            normalize(resize(cropped, (self.image_size,) * 2, draw.resample, edges=edges), self.mean, self.std, image)
         if token_image is not None:
             second = FILTERS[self.second_interpolation][0]
             view = resize(cropped, (self.token_size,) * 2, second, edges=edges)

@@ -56,8 +56,8 @@ def cache_key(config: RunConfig, steps: int, ranks: int) -> str:
         for entry in dataclasses.fields(config)
         if entry.metadata["group"] in (MODEL, OPTIMIZER, TRAINING) and entry.name not in NOT_IN_THE_GRAPH
     }
-    compiled = config.device_target == "CPU" and config.amp_level == "O0"
-    library = kernel_library() if compiled else None  # its path, which the graph contains, is a hash of its content
+    # its path, which the graph contains, is a hash of its content
+    library = kernel_library() if config.device_target == "CPU" else None
     rest = [config.device_target, steps, ranks, mindspore.__version__, str(library)]
     digest = hashlib.sha256(json.dumps([options, rest], sort_keys=True).encode())
     for path in sorted(SOURCES.rglob("*.py")):

@@ -90,7 +90,13 @@ def report_best(config: Config, task: Task, folders: Folders | None, images: Ima
     folder = folders.logs / "report"
     try:
         set_weights(task.network, load_checkpoint(path).weights)
-        report_on(task.network, build_eval_loader(config, task.info, images), path, config, folder)
+        report_on(
+            task.network,
+            build_eval_loader(config, describe_model(config, images.classes), images),
+            path,
+            config,
+            folder,
+        )
     except (UserError, OSError) as error:
         logger.warning("no report: %s", error)
     else:

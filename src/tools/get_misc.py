@@ -8,9 +8,11 @@ from typing import Any
 
 from mindspore import nn
 
-from src.config import RunConfig
+from src.config import NetworkConfig, RunConfig
+from src.encoder import Encoder
 from src.errors import UserError
 from src.files.regular_file import open_regular
+from src.layers.layers import STOCK
 from src.runtime.device import start_device
 from src.runtime.distributed import Ranks, join, launched_ranks, total_over_ranks
 from src.tools.callback import (
@@ -46,14 +48,15 @@ from src.trainer.train_one_step_with_scale_and_clip_global_norm import (
     StepOptions,
     TrainOneStepWithScaleAndClipGlobalNorm,
 )
-from src.weights.checkpoint import Checkpoint
+from src.weights.checkpoint import AnyCheckpoint
 
 logger = logging.getLogger("beit")
 
 
-def start(config: RunConfig, need: Need) -> Ranks:
-    """Choose the device and join the other ranks. Raises `UserError` for a network that memory cannot hold."""
-    require_memory(need, config.batch_size)
+def start(config: RunConfig, need: Need | None = None) -> Ranks:
+    """Choose the device and join the other ranks. Raises `UserError` if memory cannot hold the `need`."""
+    if need is not None:
+        require_memory(need, config.batch_size)
     ranks = launched_ranks(os.environ, config.device_num)
     device_id = ranks.local_rank if ranks.size > 1 else config.device_id
     start_device(config.device_target, device_id, pynative=config.pynative_mode)
@@ -109,8 +112,8 @@ def build_train_step(
     parameters = network.trainable_params()
     groups = parameter_groups(
         ((parameter.name, parameter.shape) for parameter in parameters),
-        layer_decay=config.layer_decay,
-        depth=len(network.blocks),
+        layer_decay=config.layer_decay if isinstance(config, NetworkConfig) else 1.0,
+        depth=len(network.blocks) if isinstance(network, Encoder) else 0,
     )
     optimizer = create_optimizer(config, parameters, groups)
     options = StepOptions(
@@ -119,7 +122,7 @@ def build_train_step(
         accumulation_steps=config.accumulation_steps,
         ranks=ranks.size,
         reports_norm=reports_norm,
-        square_sum=network.layers.square_sum,
+        square_sum=(network.layers if isinstance(network, Encoder) else STOCK).square_sum,
     )
     if ema_decay is not None:
         step = TrainOneStepWithEMA(objective, optimizer, schedules, ema_decay, options)
@@ -157,8 +160,9 @@ def build_callbacks(
     if folders is not None:
         metrics, curves = folders.logs / "metrics.csv", folders.logs / "curves.png"
         updated = step.update if isinstance(step, AccumulatedStep) else step
-        write_class_names(folders.checkpoints, task.info.class_names)
-        write_class_names(folders.best, task.info.class_names)
+        if task.info.class_names:
+            write_class_names(folders.checkpoints, task.info.class_names)
+            write_class_names(folders.best, task.info.class_names)
         callbacks += [
             RemovedFolders((folders.checkpoints, folders.best, folders.logs, folders.summaries)),
             Unessential(ProgressBar(task.ranked_by), "the progress bar"),
@@ -175,9 +179,9 @@ def build_callbacks(
 
 def build_best(config: RunConfig, task: Task, ema: WeightEMA | None, folders: Folders) -> Callback:
     """Return the callback that saves the best weights."""
-    snapshots: dict[str, Snapshot] = {"": lambda: Checkpoint(weights_of(task.network), task.info)}
+    snapshots: dict[str, Snapshot] = {"": lambda: AnyCheckpoint(weights_of(task.network), task.info)}
     if task.ranked_by is None:
         return LastCheckpoint(folders.best, snapshots[""])
     if ema is not None:
-        snapshots[METRIC_PREFIX] = lambda: Checkpoint(ema.arrays(), task.info)
+        snapshots[METRIC_PREFIX] = lambda: AnyCheckpoint(ema.arrays(), task.info)
     return BestCheckpoints(folders.best, config.arch, config.best_ckpt_num, task.ranked_by, snapshots)

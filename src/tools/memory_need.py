@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from src.config import RunConfig
+from src.config import NetworkConfig
 from src.errors import UserError
 from src.model.model_config import ModelConfig
 from src.model.variants import get_variant
@@ -57,13 +57,13 @@ class Need:
         return fixed + batch_size * image
 
 
-def need_of(config: RunConfig, model: ModelConfig) -> Need:
+def need_of(config: NetworkConfig, model: ModelConfig) -> Need:
     """Return the need of the network `model` with the options of a run that only computes its outputs."""
     width = FLOAT if config.amp_level == "O0" else FLOAT // 2
     return Need(model, width=width, network=config.device_target == "CPU")
 
 
-def training_need(config: RunConfig, model: ModelConfig, *, average: bool) -> Need:
+def training_need(config: NetworkConfig, model: ModelConfig, *, average: bool) -> Need:
     """Return the need of training the network `model`, with a moving average of its weights if `average`."""
     moments = 1 if config.optimizer == "momentum" else 2
     return replace(need_of(config, model), copies=1 + moments + average, training=True)

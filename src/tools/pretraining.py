@@ -1,11 +1,7 @@
 """The task of pre-training: predict the visual tokens, or the pixels, of masked patches of images without labels."""
 
-import logging
 import zlib
 from collections.abc import Callable, Mapping
-
-import numpy as np
-from mindspore import Parameter, Tensor
 
 from src.config import PretrainConfig
 from src.data.assembly import build_masked_loader, describe_pretraining
@@ -13,17 +9,13 @@ from src.data.image_folder import ImageFolder
 from src.mim import MaskedImageModeling, create_masked_image_modeling
 from src.model.model_config import ModelConfig, TrainingOptions
 from src.model.variants import get_variant, patch_grid
-from src.runtime.distributed import Ranks, SumOverRanks
+from src.runtime.distributed import Ranks
 from src.tokenizers.load import build_tokenizer
 from src.tokenizers.tokenizer import Tokenizer
 from src.tokenizers.tokenizer_file import TokenizerFile
+from src.tools.codes import CODES, CodesInUse
 from src.tools.masked_modeling import PixelRegression, TokenPrediction
 from src.trainer.task import Metric, Objective, Task
-
-logger = logging.getLogger("beit")
-
-CODES = Metric("codes", "codes in use", csv_format=".0f", line_format=".0f")
-COLLAPSED = 0.01  # share of the vocabulary below which a line warns
 
 CHARTS = {
     "loss": {"training": "train_loss"},
@@ -89,23 +81,3 @@ def tokenizer_options(file: TokenizerFile | None) -> dict[str, int]:
     for name in sorted(file.weights):
         crc = zlib.crc32(file.weights[name].tobytes(), crc)
     return {"tokenizer's weights": crc}
-
-
-class CodesInUse:
-    """How many visual tokens the images of an epoch had, over all ranks; starts anew with each call."""
-
-    def __init__(self, used: Parameter, ranks: Ranks) -> None:
-        self._used = used  # float32 [vocab_size]; see TokenPrediction
-        self._sum = SumOverRanks() if ranks.size > 1 else None
-
-    def __call__(self, batches: int | None) -> dict[str, float]:
-        """Return the number under the name of `CODES`, and warn if it is small; `batches` changes nothing."""
-        used = self._used if self._sum is None else self._sum(self._used)
-        count, vocabulary = int(np.count_nonzero(used.asnumpy())), self._used.size
-        self._used.set_data(Tensor(np.zeros(vocabulary, np.float32)))
-        if count < COLLAPSED * vocabulary:
-            logger.warning(
-                f"the images have only {count} of {vocabulary} visual tokens: if they are not all alike, the tokenizer "
-                "has collapsed; train another, or set target to pixels"
-            )
-        return {CODES.name: count}

@@ -10,13 +10,14 @@ from typing import Any
 from src.config import CALLBACKS, EXPORT, HARDWARE, RunConfig
 from src.data.image_folder import ImageFolder, check_class_names
 from src.errors import UserError
+from src.model.tokenizer_info import Description
 from src.tools.cell import weights_of
 from src.tools.run_folder import run_name
 from src.tools.saving import current_checkpoints
 from src.trainer.accumulation import TrainStep
 from src.trainer.loop import RunState
 from src.trainer.task import Task
-from src.weights.checkpoint import OPTIMIZER_PREFIX, Checkpoint, load_checkpoint
+from src.weights.checkpoint import OPTIMIZER_PREFIX, AnyCheckpoint, load_checkpoint
 
 logger = logging.getLogger("beit")
 
@@ -40,7 +41,7 @@ class ResumePoint:
     """A checkpoint with the state of a training run, read from `path`. Raises `UserError` without that state."""
 
     path: Path
-    checkpoint: Checkpoint
+    checkpoint: AnyCheckpoint[Description]
 
     def __post_init__(self) -> None:
         if not self.checkpoint.optimizer or not TRAINING_STATE.issubset(self.training):
@@ -139,10 +140,12 @@ def check_same_run(options: Mapping[str, Any], point: ResumePoint) -> None:
         )
 
 
-def run_checkpoint(step: TrainStep, task: Task, state: RunState, options: Mapping[str, Any]) -> Checkpoint:
+def run_checkpoint(
+    step: TrainStep, task: Task, state: RunState, options: Mapping[str, Any]
+) -> AnyCheckpoint[Description]:
     """Return the whole state of a run, from which it resumes; `options` are those of `run_options`."""
     optimizer = {name: p.asnumpy() for name, p in step.state().items() if name.startswith(OPTIMIZER_PREFIX)}
-    return Checkpoint(
+    return AnyCheckpoint(
         weights=weights_of(task.network),
         info=task.info,
         ema=None if step.ema is None else step.ema.arrays(),

@@ -9,15 +9,16 @@ from pathlib import Path
 
 from src.config import RunConfig
 from src.files.atomic_file import link_atomically
+from src.model.tokenizer_info import Description
 from src.trainer.loop import Callback, RunState
 from src.trainer.task import Batch, Metric
-from src.weights.checkpoint import Checkpoint, save_checkpoint
+from src.weights.checkpoint import AnyCheckpoint, save_checkpoint
 
 logger = logging.getLogger("beit")
 
 BEST_FILE = "best.ckpt"
 
-Snapshot = Callable[[], Checkpoint]
+Snapshot = Callable[[], AnyCheckpoint[Description]]
 
 
 def current_checkpoints(folder: Path, arch: str) -> dict[Path, tuple[int, int]]:

@@ -7,15 +7,18 @@ from pathlib import Path
 
 from mindspore import Parameter, Tensor, nn
 
-from src.config import Config, RunConfig
+from src.config import Config, NetworkConfig, RunConfig
 from src.data.assembly import describe_model
 from src.errors import UserError
 from src.model.model_info import ModelInfo
+from src.model.tokenizer_info import Description
+from src.tokenizers.load import with_weights
+from src.tokenizers.tokenizer_file import read_tokenizer_file
 from src.tools.cell import restore
 from src.tools.resume import ResumePoint
 from src.trainer.loop import RunState, StepMeter
 from src.weights.agreement import agreed_info
-from src.weights.checkpoint import EMA_PREFIX, OPTIMIZER_PREFIX, Checkpoint
+from src.weights.checkpoint import EMA_PREFIX, OPTIMIZER_PREFIX, AnyCheckpoint, Checkpoint, load_checkpoint
 from src.weights.fit import fit_weights
 from src.weights.network_parameters import parameter_shapes, set_weights
 from src.weights.pretrained import load_pretrained
@@ -38,9 +41,15 @@ def load_starting_weights(config: RunConfig, network: nn.Cell, resumed: ResumePo
             )
         return None
     path = Path(config.pretrained)
-    checkpoint = load_weights(network, path, approximate_gelu=not config.disable_approximate_gelu)
+    checkpoint: AnyCheckpoint[Description]
+    if isinstance(config, NetworkConfig):
+        checkpoint = load_weights(network, path, approximate_gelu=not config.disable_approximate_gelu)
+    else:
+        with_weights(network, read_tokenizer_file(path))
     if config.exclude_epoch_state:
         return None
+    if not isinstance(config, NetworkConfig):
+        checkpoint = load_checkpoint(path)
     continued = ResumePoint(path, checkpoint)
     check_place(config, continued)
     return continued

@@ -8,7 +8,7 @@ import numpy as np
 from mindspore import nn
 
 from src.data.decode import UnreadableImages
-from src.model.model_info import ModelInfo
+from src.model.tokenizer_info import Description
 
 
 class Batch(Protocol):
@@ -73,7 +73,7 @@ class Task:
 
     network: nn.Cell  # its parameters are trained and saved
     objective: Objective  # contains the network
-    info: ModelInfo  # stored in the checkpoints
+    info: Description  # stored in the checkpoints
     train_loader: Loader
     batch_fields: tuple[str, ...]  # of the batches of the loader
     charts: Charts  # of curves.png

@@ -2,9 +2,10 @@
 
 A checkpoint is a MindSpore `.ckpt` or a `.safetensors` file. Its arrays are the network's parameters under the authors'
 names, the averaged weights as `ema.<name>` and the optimizer's state as `optimizer.<name>`, so that MindSpore's own
-`load_checkpoint` and `load_param_into_net` work on it. Three texts come with them: `model_info` (JSON of `ModelInfo`),
-`training_state` (JSON) and `checksums` (JSON, a CRC-32 of every other entry). They are uint8 arrays in a `.ckpt` file,
-because `mindspore.ckpt_to_safetensors` fails on MindSpore's text entries, and metadata in a `.safetensors` file.
+`load_checkpoint` and `load_param_into_net` work on it. Three texts come with them: `model_info` (JSON of its
+`Description`), `training_state` (JSON) and `checksums` (JSON, a CRC-32 of every other entry). They are uint8 arrays in
+a `.ckpt` file, because `mindspore.ckpt_to_safetensors` fails on MindSpore's text entries, and metadata in a
+`.safetensors` file.
 """
 
 import json
@@ -12,7 +13,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Generic, TypeVar
 
 import numpy as np
 
@@ -21,6 +22,7 @@ from src.files.atomic_file import write_atomically
 from src.files.regular_file import check_regular
 from src.model.json_text import parse_json
 from src.model.model_info import ModelInfo
+from src.model.tokenizer_info import Description, read_description
 from src.weights.arrays import MAX_FILE_BYTES
 from src.weights.mindspore_ckpt_file import looks_like_ckpt, read_ckpt, write_ckpt
 from src.weights.safetensors_file import looks_like_safetensors, read_safetensors, write_safetensors
@@ -38,8 +40,11 @@ SUFFIXES = (".ckpt", ".safetensors")
 MAX_ENTRIES = 10_000  # BEiT-large with averaged weights and optimizer has 1,700
 
 
+Info = TypeVar("Info", bound=Description, covariant=True)
+
+
 @dataclass(frozen=True)
-class Checkpoint:
+class AnyCheckpoint(Generic[Info]):
     """The weights of a network and the state saved with them.
 
     Attributes:
@@ -51,7 +56,7 @@ class Checkpoint:
     """
 
     weights: Mapping[str, np.ndarray]
-    info: ModelInfo
+    info: Info
     ema: Mapping[str, np.ndarray] | None = None
     optimizer: Mapping[str, np.ndarray] | None = None
     training: Mapping[str, Any] | None = None
@@ -59,7 +64,11 @@ class Checkpoint:
     guessed: frozenset[str] = frozenset()
 
 
-def save_checkpoint(path: Path | str, checkpoint: Checkpoint) -> None:
+Checkpoint = AnyCheckpoint[ModelInfo]
+"""The checkpoint of a BEiT network."""
+
+
+def save_checkpoint(path: Path | str, checkpoint: AnyCheckpoint[Description]) -> None:
     """Write `checkpoint` as `.ckpt` or `.safetensors`, by the suffix of `path`, and read it back before renaming it.
 
     Raises `UserError` for another suffix, a full disk or an unwritable folder; an older file then stays unchanged.
@@ -88,7 +97,7 @@ def save_checkpoint(path: Path | str, checkpoint: Checkpoint) -> None:
     write_atomically(path, write, check)
 
 
-def load_checkpoint(path: Path | str) -> Checkpoint:
+def load_checkpoint(path: Path | str) -> AnyCheckpoint[Description]:
     """Read a file that `save_checkpoint` wrote.
 
     Raises `UserError` for a missing, foreign or damaged file: checksums cover all content.
@@ -98,8 +107,8 @@ def load_checkpoint(path: Path | str) -> Checkpoint:
         return assemble(dict(read_entries(path)), path)
 
 
-def assemble(entries: Mapping[str, np.ndarray], path: Path) -> Checkpoint:
-    """Build a `Checkpoint` from the entries of `read_entries`.
+def assemble(entries: Mapping[str, np.ndarray], path: Path) -> AnyCheckpoint[Description]:
+    """Build a checkpoint from the entries of `read_entries`.
 
     Raises `UserError` without model information or checksums, and for fields that this version does not know.
     """
@@ -108,7 +117,7 @@ def assemble(entries: Mapping[str, np.ndarray], path: Path) -> Checkpoint:
     if CHECKSUMS not in entries:
         raise _damaged(path, "its checksums are missing")
     try:
-        info = ModelInfo.from_json(_as_text(entries[MODEL_INFO]))
+        info = read_description(_as_text(entries[MODEL_INFO]))
         training = parse_json(_as_text(entries[TRAINING_STATE]), allow_nan=True) if TRAINING_STATE in entries else None
     except (ValueError, TypeError) as error:
         raise UserError(
@@ -122,7 +131,7 @@ def assemble(entries: Mapping[str, np.ndarray], path: Path) -> Checkpoint:
     for name, array in (parts[""] | parts[EMA_PREFIX]).items():
         if not np.issubdtype(array.dtype, np.floating):
             raise _damaged(path, f"parameter '{name}' has type {array.dtype}")
-    return Checkpoint(parts[""], info, parts[EMA_PREFIX] or None, parts[OPTIMIZER_PREFIX] or None, training)
+    return AnyCheckpoint(parts[""], info, parts[EMA_PREFIX] or None, parts[OPTIMIZER_PREFIX] or None, training)
 
 
 def read_entries(path: Path) -> Iterator[tuple[str, np.ndarray]]:

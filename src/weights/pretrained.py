@@ -10,9 +10,10 @@ import numpy as np
 from src.errors import UserError, doing
 from src.model.model_config import ModelConfig
 from src.model.model_info import IMAGENET_DEFAULT_MEAN_STD, INPUT_FIELDS, MODEL_FIELDS, ModelInfo
+from src.model.tokenizer_info import Description
 from src.model.variants import get_variant
 from src.weights.arrays import as_weights
-from src.weights.checkpoint import MODEL_INFO, Checkpoint, assemble, read_entries, read_start
+from src.weights.checkpoint import MODEL_INFO, AnyCheckpoint, Checkpoint, assemble, read_entries, read_start
 from src.weights.mindspore_ckpt_file import looks_like_ckpt
 from src.weights.model_hub import HF_LAYER_NORM_EPS, stated_beside
 from src.weights.names import INDEX_BUFFER, recognize, to_authors
@@ -72,8 +73,11 @@ def _load(path: Path, arch: str | None, ema: bool) -> Checkpoint:
     return _foreign(entries, source if looks_like_safetensors(start) else "mindspore", path, arch, {})
 
 
-def _own(checkpoint: Checkpoint, path: Path, arch: str | None, ema: bool) -> Checkpoint:
-    stored = checkpoint.info.model
+def _own(checkpoint: AnyCheckpoint[Description], path: Path, arch: str | None, ema: bool) -> Checkpoint:
+    info = checkpoint.info
+    if not isinstance(info, ModelInfo):
+        raise UserError(f"{path} is a tokenizer, not a BEiT: give it as --tokenizer of pretrain.py")
+    stored = info.model
     if arch is not None and arch != stored.arch:
         raise UserError(f"{path} is a {stored.arch}, not a {arch}: give its arch")
     if ema and checkpoint.ema is None:
@@ -89,8 +93,10 @@ def _own(checkpoint: Checkpoint, path: Path, arch: str | None, ema: bool) -> Che
                 f"{path} stores {field} {getattr(stored, field)}, but its weights have {getattr(measured, field)} "
                 "(another program changed it): use the original file"
             )
-    info = replace(checkpoint.info, model=stored)
-    return Checkpoint(weights, info) if ema else replace(checkpoint, weights=weights, info=info)
+    info = replace(info, model=stored)
+    if ema:
+        return Checkpoint(weights, info)
+    return Checkpoint(weights, info, checkpoint.ema, checkpoint.optimizer, checkpoint.training)
 
 
 def _from_torch(path: Path, arch: str | None, ema: bool) -> Checkpoint:

@@ -1,0 +1,56 @@
+"""A training run on images without labels: pre-training, or a tokenizer for it."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+from src.config import PretrainScriptConfig, TokenizerScriptConfig
+from src.data.image_folder import ImageFolder
+from src.runtime.distributed import Ranks, StopVote, wait_for_all
+from src.runtime.rank import STOP
+from src.tools import get_misc as build
+from src.tools.dry_run import dry_run
+from src.tools.memory_need import Need
+from src.tools.resume import find_resumed, run_options
+from src.tools.run_folder import make_folders, require_new_folders
+from src.tools.same_weights import require_same_start
+from src.trainer.interrupt import stop_on_signal
+from src.trainer.loop import train
+from src.trainer.task import Task
+
+
+def run_unlabeled(
+    config: PretrainScriptConfig | TokenizerScriptConfig,
+    images: ImageFolder,
+    make_task: Callable[[Ranks], Task],
+    *,
+    need: Need | None = None,
+    further_options: Mapping[str, Any] | None = None,
+) -> int:
+    """Train the task on `images`; return 0, or 128 plus the signal's number if the run was asked to stop.
+
+    `need` is the memory that the network takes at least, and `further_options` identify the run beside its options.
+    """
+    ranks = build.start(config, need)
+    folders = make_folders(config, ranks)
+    build.start_logs(config, ranks)
+    options = run_options(config, len(images), 0, ranks.size) | dict(further_options or {})
+    resumed = find_resumed(config, options, images)
+    if resumed is None:
+        require_new_folders(config, folders)
+
+    task = make_task(ranks)
+    state, step = build.build_training(config, task, ranks, folders, resumed)
+    require_same_start(ranks, task.network, options, images)
+    steps = build.build_feed(config, task, step, ranks)
+    if config.dry_run:
+        dry_run(steps, task, state, config.device_target)
+        wait_for_all(ranks)
+        return 0
+
+    callbacks = build.build_callbacks(config, task, step, state, options, ranks, folders)
+    with stop_on_signal(state, ranks.size):
+        train(steps, partial(task.evaluate, None), callbacks, state, StopVote() if ranks.size > 1 else bool)
+        wait_for_all(ranks)
+    # another rank may have received the signal
+    return 128 + (state.stop_signal or STOP) if state.stopping else 0
