@@ -51,9 +51,23 @@ def read_tokenizer_file(path: Path) -> TokenizerFile:
     if kind is None:
         found = "a BEiT network" if "patch_embed.proj.weight" in weights else "no tokenizer that this program knows"
         raise UserError(f"{path} is {found}: give DALL-E's encoder.pkl, a VQ-KD of BEiT v2, or a dVAE")
-    if kind == DALLE and weights["blocks.input.w"].shape[1:2] != (3,):
+    if kind == DALLE and _is_decoder(weights):
         raise UserError(f"{path} is DALL-E's decoder: give encoder.pkl")
     return TokenizerFile(path, kind, weights)
+
+
+def read_dalle_decoder(path: Path) -> TokenizerFile:
+    """Read DALL-E's `decoder.pkl`; raises `UserError` for any other file."""
+    with doing(f"reading {path}"):
+        weights = as_weights(_read(path), path)
+    if MARKS[DALLE] not in weights or not _is_decoder(weights):
+        raise UserError(f"{path} is not DALL-E's decoder: give the published file, or move it away")
+    return TokenizerFile(path, DALLE, weights)
+
+
+def _is_decoder(weights: Mapping[str, np.ndarray]) -> bool:
+    first = weights.get("blocks.input.w")
+    return first is not None and first.shape[1:2] != (3,)
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:

@@ -1,21 +1,28 @@
 """The task of pre-training: predict the visual tokens, or the pixels, of masked patches of images without labels."""
 
+import logging
 import zlib
 from collections.abc import Callable, Mapping
 
 from src.config import PretrainConfig
-from src.data.assembly import build_masked_loader, describe_pretraining
+from src.data.assembly import build_masked_loader, describe_pretraining, mean_and_std
 from src.data.image_folder import ImageFolder
+from src.errors import UserError
 from src.mim import MaskedImageModeling, create_masked_image_modeling
 from src.model.model_config import ModelConfig, TrainingOptions
 from src.model.variants import get_variant, patch_grid
+from src.report.masked_images import draw_masked_images
 from src.runtime.distributed import Ranks
+from src.tokenizers.decode import decoder_of
 from src.tokenizers.load import build_tokenizer
 from src.tokenizers.tokenizer import Tokenizer
 from src.tokenizers.tokenizer_file import TokenizerFile
 from src.tools.codes import CODES, CodesInUse
 from src.tools.masked_modeling import PixelRegression, TokenPrediction
+from src.tools.run_folder import Folders
 from src.trainer.task import Metric, Objective, Task
+
+logger = logging.getLogger("beit")
 
 CHARTS = {
     "loss": {"training": "train_loss"},
@@ -71,6 +78,30 @@ def build_network(config: PretrainConfig, model: ModelConfig) -> MaskedImageMode
 def pixels_of_patch(config: PretrainConfig) -> int:
     """Return the pixel values of a patch, of all three colors."""
     return 3 * get_variant(config.arch).patch_size ** 2
+
+
+def report_masked_images(
+    config: PretrainConfig, images: ImageFolder, file: TokenizerFile | None, task: Task, folders: Folders
+) -> None:
+    """Draw masked images and what the network predicts for them, as masked.png beside the logs.
+
+    A picture that cannot be drawn is a warning: the run has its result.
+    """
+    path, objective = folders.logs / "masked.png", task.objective
+    try:
+        tokenizer = None
+        if isinstance(objective, TokenPrediction) and file is not None:
+            decode = decoder_of(file, objective.tokenizer)
+            if decode is None:
+                logger.info("no picture of predictions: the tokenizer %s has no decoder for pixels", file.path)
+                return
+            tokenizer = objective.tokenizer, decode
+        loader = build_masked_loader(config, images, tokenizer[0].image_size if tokenizer else 0)
+        draw_masked_images(path, task.network, loader, mean_and_std(config), tokenizer)
+    except (UserError, OSError) as error:
+        logger.warning("no picture of predictions: %s", error)
+    else:
+        logger.info("masked images and predictions: %s", path)
 
 
 def tokenizer_options(file: TokenizerFile | None) -> dict[str, int]:

@@ -12,7 +12,7 @@ from src.tools import get_misc as build
 from src.tools.dry_run import dry_run
 from src.tools.memory_need import Need
 from src.tools.resume import find_resumed, run_options
-from src.tools.run_folder import make_folders, require_new_folders
+from src.tools.run_folder import Folders, make_folders, require_new_folders
 from src.tools.same_weights import require_same_start
 from src.trainer.interrupt import stop_on_signal
 from src.trainer.loop import train
@@ -23,13 +23,18 @@ def run_unlabeled(
     config: PretrainScriptConfig | TokenizerScriptConfig,
     images: ImageFolder,
     make_task: Callable[[Ranks], Task],
+    report: Callable[[Task, Folders], None] = lambda task, folders: None,
     *,
     need: Need | None = None,
     further_options: Mapping[str, Any] | None = None,
 ) -> int:
     """Train the task on `images`; return 0, or 128 plus the signal's number if the run was asked to stop.
 
-    `need` is the memory that the network takes at least, and `further_options` identify the run beside its options.
+    Args:
+        make_task: return the task of this rank.
+        report: called on the first rank after the last step of a run that was not stopped.
+        need: the memory that the network takes at least.
+        further_options: identify the run beside its options.
     """
     ranks = build.start(config, need)
     folders = make_folders(config, ranks)
@@ -51,6 +56,8 @@ def run_unlabeled(
     callbacks = build.build_callbacks(config, task, step, state, options, ranks, folders)
     with stop_on_signal(state, ranks.size):
         train(steps, partial(task.evaluate, None), callbacks, state, StopVote() if ranks.size > 1 else bool)
+        if folders is not None and not state.stopping:
+            report(task, folders)
         wait_for_all(ranks)
     # another rank may have received the signal
     return 128 + (state.stop_signal or STOP) if state.stopping else 0
