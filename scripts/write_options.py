@@ -62,7 +62,7 @@ def lines() -> Iterator[str]:
             text = f"The options above without {', '.join(missing)}, and these, some with other defaults:"
         if own:
             rows = (row(option, required=option.name in script.required) for option in own)
-            yield from table(f"### `{script.command}`", rows, text)
+            yield from table(f"### `{script.command}`{script.note}", rows, text)
     actions = convert_parser()._actions[1:]  # the first is --help
     yield from table("### `python convert.py`", (argparse_row(action) for action in actions))
     yield from ("", "## Shell scripts", "", "```text", *usages(), "```", "")

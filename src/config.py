@@ -12,8 +12,8 @@ from typing import Any
 
 from src.errors import UserError
 from src.model.variants import VARIANTS, get_variant, patch_grid
-from src.options.command_line import Script, parse
-from src.options.config_file import read_values, write_values
+from src.options.command_line import Script, given_config, parse
+from src.options.config_file import names_in, read_values, write_values
 from src.options.declaration import Group, borrowed, option, shown
 
 DATASET = Group(0, "Dataset")
@@ -361,6 +361,13 @@ class PreviewConfig(Config):
 
 
 @dataclass(frozen=True)
+class PretrainPreviewConfig(PretrainConfig):
+    """Options of src/data/preview.py for a config of pre-training."""
+
+    output: str = borrowed(PreviewConfig, "output", PREVIEW)
+
+
+@dataclass(frozen=True)
 class PackConfig(Config):
     """Options of src/data/pack.py."""
 
@@ -412,6 +419,7 @@ DATA_PATH = {"data_path": "an image or a folder of images", "checkpoint": "a che
 PRETRAIN_TEXT = "Pre-train BEiT on images without labels."
 TOKENIZER_TEXT = "Train an image tokenizer for pre-training on images without labels."
 PREVIEW_TEXT = "Draw a training batch as the network sees it beside the evaluation view of the same images."
+PRETRAIN_PREVIEW_TEXT = "Draw a batch of pre-training: the views, the mask, and what the tokens decode to."
 PACK_TEXT = "Pack folders of images into MindRecord shards."
 SCRIPTS = {
     "train": Script("python train.py", "Fine-tune BEiT on folders of images.", TrainConfig, CONFIG_PATH, Config),
@@ -430,6 +438,14 @@ SCRIPTS = {
     "infer": Script("python infer.py", "Predict the classes of images.", InferConfig, DATA_PATH, Config),
     "pack": Script("python -m src.data.pack", PACK_TEXT, PackConfig, OUTPUT, Config),
     "preview": Script("python -m src.data.preview", PREVIEW_TEXT, PreviewConfig, CONFIG_PATH, Config),
+    "pretrain_preview": Script(
+        "python -m src.data.preview",
+        PRETRAIN_PREVIEW_TEXT,
+        PretrainPreviewConfig,
+        CONFIG_PATH,
+        PretrainConfig,
+        " with a config of pre-training",
+    ),
 }
 
 FILES = (Config, PretrainConfig, TokenizerConfig)  # the kinds of config files
@@ -438,6 +454,14 @@ FILES = (Config, PretrainConfig, TokenizerConfig)  # the kinds of config files
 def parse_args(argv: Sequence[str], script: str) -> Any:
     """Return the options of `script`, a key of `SCRIPTS`: see `src.options.command_line.parse`."""
     return parse(argv, SCRIPTS[script])
+
+
+def is_for_pretraining(argv: Sequence[str]) -> bool:
+    """Return whether the command line names a config of pre-training; False without a readable config."""
+    try:
+        return set(names_in(given_config(argv))) >= {"mask", "num_mask_patches"}
+    except UserError:
+        return False
 
 
 def read_config(path: Path) -> Config:

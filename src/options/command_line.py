@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NoReturn
 
 from src.errors import UserError
@@ -23,6 +24,7 @@ class Script:
         required: options without which it cannot run, `config_path` among them, each with the value to give.
         file: dataclass of the YAML files that it reads. Unless `options` is derived from it, only the options that
             `options` borrows are taken from a file.
+        note: the end of its heading in docs/options.md, where two scripts have the same command.
     """
 
     command: str
@@ -30,6 +32,7 @@ class Script:
     options: type
     required: Mapping[str, str]
     file: type
+    note: str = ""
 
 
 def parse(argv: Sequence[str], script: Script) -> Any:
@@ -57,6 +60,13 @@ def parse(argv: Sequence[str], script: Script) -> Any:
         if given is None:
             raise UserError(f"--{name} is required; give {meaning}")
     return script.options(**values)
+
+
+def given_config(argv: Sequence[str]) -> Path:
+    """Return the config file that the command line `argv` names; raises `UserError` without one."""
+    parser = Parser(add_help=False, allow_abbrev=False)
+    parser.add_argument(f"--{CONFIG_PATH}", "--config", required=True)
+    return find_config(parser.parse_known_args(argv)[0].config_path)
 
 
 def _unknown(word: str, options: Iterable[str]) -> UserError:

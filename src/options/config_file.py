@@ -55,6 +55,11 @@ def read_values(path: Path, options: type) -> dict[str, Any]:
     }
 
 
+def names_in(path: Path) -> list[str]:
+    """Return the names that a YAML file sets; raises `UserError` for an unreadable one."""
+    return [name for name, _, _ in read_entries(path)]
+
+
 def read_entries(path: Path) -> Iterator[tuple[str, Any, int]]:
     """Yield name, value and line of each entry of a YAML file; a value is text, None, or a list of texts.
 

@@ -10,7 +10,7 @@ from src.data.masked_images import MaskedBatch, MaskedLoader, TokenBatch
 from src.data.masked_sheet import MeanStd, masked_sheet
 from src.files.png_file import save_png
 from src.mim import MaskedImageModeling
-from src.tokenizers.decode import Decode
+from src.tokenizers.decode import Decode, tokens_of
 from src.tokenizers.tokenizer import Tokenizer
 
 IMAGES = 16
@@ -72,7 +72,7 @@ def predicted_tokens(
     batch: TokenBatch, logits: np.ndarray, tokenizer: Tokenizer, decode: Decode
 ) -> Mapping[str, np.ndarray]:
     """Return what the tokens of the images decode to, and the same with the predicted tokens of masked patches."""
-    tokens = tokenizer(Tensor(batch.token_image)).asnumpy()
+    tokens = tokens_of(tokenizer, batch.token_image)
     predicted = tokens.copy()
     rows, places = np.nonzero(batch.weights)
     predicted[rows, batch.positions[rows, places]] = logits.argmax(2)[rows, places]

@@ -32,5 +32,10 @@ def decoder_of(file: TokenizerFile, tokenizer: Tokenizer) -> Decode | None:
     return lambda tokens: decoder(Tensor(tokens, ms.int32)).asnumpy()
 
 
+def tokens_of(tokenizer: Tokenizer, token_image: np.ndarray) -> np.ndarray:
+    """Return the tokens int32 [B, N] of images uint8 [B, 3, T, T]."""
+    return tokenizer(Tensor(token_image)).asnumpy()
+
+
 def _in_unit_range(images: np.ndarray) -> np.ndarray:
     return (images * IMAGE_MEAN_STD + IMAGE_MEAN_STD).clip(0, 1)
