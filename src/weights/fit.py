@@ -160,12 +160,12 @@ def _left_out(name: str, pretraining: bool, origin: Path | str) -> ReportRow:
 
 def _advice(name: str) -> str:
     """Return the fix where only the checkpoint or only the network has a parameter of this name."""
+    if name.startswith("cls_pt_layers"):
+        return "set head_layers as in the checkpoint (0 for BEiT, 2 for BEiT v2)"
     if name.endswith(("gamma_1", "gamma_2")):
         return "set layer_scale_init_value to 0 if the checkpoint has no layer scale, above 0 if it has one"
     if name.endswith(TABLE):
         return "set rel_pos_bias as in the checkpoint"
-    if name.startswith("cls_pt_layers"):
-        return "set head_layers as in the checkpoint (0 for BEiT, 2 for BEiT v2)"
     if name == "pos_embed":
         return "set abs_pos_emb as in the checkpoint"
     return "choose the arch of the checkpoint"
