@@ -1,6 +1,6 @@
 """Write tokenizers.npz and dalle_encoder.pkl: tokens, losses and gradients of the authors' tokenizers.
 
-    PYTHON tests/golden/make_tokenizers.py --unilm DIR [--full]
+    PYTHON tests/golden/make_tokenizers.py --unilm DIR [--full [--save FOLDER]]
 
 PYTHON and DIR as for make_network.py; `attrs` and `einops` are needed too. With the weights of `tokenizer_recipe`:
 `dalle/<size>` and `vqkd/<size>`, the tokens of its images; `dalle/decoded`, images of the small decoder; of each case
@@ -50,7 +50,7 @@ def in_parts(run, images: np.ndarray) -> np.ndarray:
         return np.concatenate([run(torch.from_numpy(part)).numpy() for part in parts])
 
 
-def dalle(folder: Path, sizes: list[str]) -> dict[str, np.ndarray]:
+def dalle(folder: Path, sizes: list[str], save: Path | None) -> dict[str, np.ndarray]:
     sys.modules["requests"] = types.ModuleType("requests")  # imported for downloads
     sys.path.insert(0, str(folder))
     from dall_e.decoder import Decoder
@@ -64,6 +64,8 @@ def dalle(folder: Path, sizes: list[str]) -> dict[str, np.ndarray]:
         mapped = map_pixels(torch.from_numpy(images)).numpy()
         parts = [in_parts(encoder, part) for part in np.array_split(mapped, len(images) // 2)]
         arrays[f"dalle/{size}"] = np.concatenate([part.argmax(1) for part in parts]).astype(np.int16)
+        if save and size == "full":
+            torch.save(encoder, save / "encoder.pkl")
         if size == "small":
             arrays["dalle/logits"] = parts[0][:, :, ::4, ::4]
             file = io.BytesIO()
@@ -77,7 +79,7 @@ def dalle(folder: Path, sizes: list[str]) -> dict[str, np.ndarray]:
     return arrays
 
 
-def vqkd(folder: Path, sizes: list[str]) -> dict[str, np.ndarray]:
+def vqkd(folder: Path, sizes: list[str], save: Path | None) -> dict[str, np.ndarray]:
     sys.modules["modeling_finetune"] = load_authors(folder)
     for name in ("utils", "vqkd_teacher"):
         sys.modules[name] = mock.MagicMock()  # for the teacher and for several devices
@@ -99,6 +101,8 @@ def vqkd(folder: Path, sizes: list[str]) -> dict[str, np.ndarray]:
             model.quantize.embedding.weight.copy_(torch.nn.functional.normalize(model.quantize.embedding.weight, dim=1))
         images = pixels(options["img_size"], IMAGES[size]).astype(np.float32) / 255
         arrays[f"vqkd/{size}"] = in_parts(model.get_codebook_indices, images).astype(np.int16)
+        if save and size == "full":
+            torch.save({"model": model.state_dict()}, save / "vqkd.pth")
         if size == "small":
             arrays["vqkd/names"] = np.array(list(model.state_dict()))
             arrays["vqkd/shapes"] = np.array([str(tuple(tensor.shape)) for tensor in model.state_dict().values()])
@@ -135,6 +139,7 @@ def dvae(folder: Path) -> dict[str, np.ndarray]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--unilm", type=Path, required=True, help="a checkout of microsoft/unilm")
+    parser.add_argument("--save", type=Path, help="with --full: a folder for the tokenizers of full size, as published")
     parser.add_argument("--full", action="store_true", help="also the full sizes")
     args = parser.parse_args()
     path = HERE / "tokenizers.npz"
@@ -143,7 +148,11 @@ def main() -> None:
         with np.load(path) as earlier:
             arrays = {name: earlier[name] for name in earlier.files if name.endswith("/full")}
     sizes = ["small", "full"] if args.full else ["small"]
-    arrays |= dalle(args.unilm / "beit", sizes) | vqkd(args.unilm / "beit2", sizes) | dvae(args.unilm / "beit")
+    arrays |= (
+        dalle(args.unilm / "beit", sizes, args.save)
+        | vqkd(args.unilm / "beit2", sizes, args.save)
+        | dvae(args.unilm / "beit")
+    )
     np.savez_compressed(path, **arrays)
     print(f"{path}: {path.stat().st_size / 1e3:.0f} kB")
 
