@@ -12,7 +12,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from src.config import Config, InferConfig, parse_args, read_config
+from src.config import Config, InferConfig, PretrainConfig, RunConfig, TokenizerConfig, parse_args, read_config
 from src.errors import UserError
 from src.options.config_file import find_config
 from src.options.declaration import declared
@@ -60,9 +60,9 @@ def test_the_block_of_the_document_is_a_valid_config():
 
 def test_the_config_of_the_document_holds_its_values_in_its_order_and_then_our_options():
     names = list(yaml.safe_load(DOCUMENT.read_text()))
-    shipped = yaml.safe_load(BASE.read_text())
-    assert list(shipped)[: len(names)] == names
-    assert list(shipped)[len(names) :] == [name for name, option in declared(Config).items() if option.added]
+    ours = list(yaml.safe_load(BASE.read_text()))
+    assert ours[: len(names)] == names
+    assert ours[len(names) :] == [name for name, option in declared(Config).items() if option.added]
     assert read_config(BASE) == read_config(DOCUMENT)
 
 
@@ -75,10 +75,20 @@ def test_the_defaults_are_the_values_of_the_document():
     assert differing == {"summary_root_dir", "ckpt_root_dir", "best_ckpt_root_dir", "logs_root_dir"}
 
 
+def script_of(name: str) -> str:
+    """The script whose options the shipped config `name` sets."""
+    return "pretrain" if "pretrain" in name else "train_tokenizer" if name.startswith("tokenizer") else "train"
+
+
+def shipped(name: str) -> RunConfig:
+    return parse_args(["--config_path", name], script_of(name))
+
+
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_a_shipped_config_is_valid_and_sets_every_option(path):
-    read_config(path)
-    assert sorted(yaml.safe_load(path.read_text())) == sorted(declared(Config))
+    config = shipped(path.stem)
+    kind = next(kind for kind in (Config, PretrainConfig, TokenizerConfig) if isinstance(config, kind))
+    assert sorted(yaml.safe_load(path.read_text())) == sorted(declared(kind))
 
 
 @pytest.mark.parametrize(
@@ -115,6 +125,63 @@ def test_the_recipes_of_the_authors_hold_their_values(name, values):
     )
 
 
+@pytest.mark.parametrize(
+    ("name", "devices", "schedule", "network", "second_view"),
+    [
+        (
+            "beit_base_patch16_224_pretrain", 16,
+            (150, 5, 10_000), ("beit_base_patch16_224", 0.1, 0, 0), ("lanczos", "block", 0.08, False),
+        ),
+        (
+            "beit_large_patch16_224_pretrain", 16,
+            (150, 5, 10_000), ("beit_large_patch16_224", 1e-5, 0, 0), ("lanczos", "block", 0.08, False),
+        ),
+        (
+            "beit_base_patch16_224_pretrain_in1k", 16,
+            (800, 10, 0), ("beit_base_patch16_224", 0.1, 0, 0), ("lanczos", "block", 0.08, True),
+        ),
+        (
+            "beitv2_base_patch16_224_pretrain", 16,
+            (1600, 10, 0), ("beit_base_patch16_224", 0.1, 9, 2), ("bicubic", "block_exact", 0.2, True),
+        ),
+        (
+            "beitv2_large_patch16_224_pretrain", 64,
+            (1600, 10, 0), ("beit_large_patch16_224", 1e-5, 21, 2), ("bicubic", "block_exact", 0.2, True),
+        ),
+    ],
+)  # fmt: skip
+def test_the_pretraining_recipes_of_the_authors_hold_their_values(name, devices, schedule, network, second_view):
+    """Commands in beit/README.md and beit2/PRETRAINING.md of the authors' code, and the defaults of its scripts."""
+    c = shipped(name)
+    assert c.batch_size * c.accumulation_steps * devices == 2048
+    assert (c.epochs, c.warmup_length, c.warmup_steps) == schedule
+    assert (c.arch, c.layer_scale_init_value, c.early_layers, c.head_layers) == network
+    assert (c.second_interpolation, c.mask, c.min_crop, c.imagenet_default_mean_and_std) == second_view
+    assert (c.base_lr, c.min_lr, c.warmup_lr, c.lr_scheduler) == (1.5e-3, 1e-5, 0.0, "cosine_lr")
+    assert (c.beta, c.eps, c.weight_decay, c.weight_decay_end) == ((0.9, 0.999), 1e-8, 0.05, None)
+    assert (c.use_clip_grad_norm, c.clip_grad_norm, c.drop_path, c.layer_decay) == (True, 3.0, 0.1, 1.0)
+    assert (c.num_mask_patches, c.min_mask_patches_per_block, c.max_mask_patches_per_block) == (75, 16, None)
+    assert (c.color_jitter, c.hflip, c.train_interpolation) == (0.4, 0.5, "bicubic")
+    assert (c.shared_rel_pos_bias, c.rel_pos_bias, c.abs_pos_emb) == (True, False, False)
+    assert c.disable_approximate_gelu
+
+
+def test_the_small_config_for_pretraining_needs_no_file_and_fits_the_fine_tuning_that_it_names():
+    name = "small_data_pretrain_cpu"
+    before, after = shipped(name), shipped("small_data_scratch_64_cpu")
+    assert (before.target, before.tokenizer, before.pretrained) == ("pixels", None, None)
+    assert "--config_path small_data_scratch_64_cpu" in (ROOT / "src" / "configs" / f"{name}.yaml").read_text()
+    same = ("arch", "image_size", "layer_scale_init_value", "abs_pos_emb", "disable_approximate_gelu")
+    same += ("imagenet_default_mean_and_std", "device_target")
+    assert [getattr(before, option) for option in same] == [getattr(after, option) for option in same]
+
+
+def test_the_config_for_tokenizers_has_the_vocabulary_of_beit_and_the_temperatures_of_dalle():
+    c = shipped("tokenizer_dvae")
+    assert (c.num_tokens, c.image_size // 2**c.num_layers) == (8192, 14)
+    assert (c.temperature, c.temperature_end) == (1.0, 1 / 16)
+
+
 @pytest.mark.parametrize("name", ["small_data_base_224", "small_data_base_112_cpu"])
 def test_configs_for_small_data_start_from_published_weights_and_suit_300_images(name):
     c = read_config(ROOT / "src" / "configs" / f"{name}.yaml")
@@ -137,12 +204,13 @@ def test_configs_for_small_data_start_from_published_weights_and_suit_300_images
     assert c.base_lr * c.layer_decay**12 < 5e-6, "the learning rate of the first block is too high"
 
 
-@pytest.mark.parametrize("name", ["small_data_base_224", "small_data_base_112_cpu", "small_data_scratch_64_cpu"])
+@pytest.mark.parametrize("name", [path.stem for path in SHIPPED if path.stem.startswith("small_data")])
 def test_configs_for_small_data_mark_the_values_to_change(name):
     lines = (ROOT / "src" / "configs" / f"{name}.yaml").read_text().splitlines()
     marked = {line.split(":")[0] for line in lines if "CHANGE" in line and not line.startswith("#")}
     assert marked >= {"data_url", "hflip", "base_lr", "num_parallel_workers"}
-    assert name.startswith("small_data_scratch") or marked >= {"pretrained", "epochs"}
+    assert marked >= {"epochs"} or name == "small_data_scratch_64_cpu"
+    assert marked >= {"pretrained"} or name in ("small_data_scratch_64_cpu", "small_data_pretrain_cpu")
     assert any(line.startswith("#") and "marked CHANGE" in line for line in lines)
 
 
@@ -340,8 +408,8 @@ def test_any_text_gives_a_value_of_the_options_type_or_a_one_line_error(name, te
 
 def test_a_shipped_config_is_found_by_its_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    shipped = ROOT / "src" / "configs" / "quickstart_digits.yaml"
-    assert find_config("quickstart_digits") == find_config("quickstart_digits.yaml") == shipped
+    path = ROOT / "src" / "configs" / "quickstart_digits.yaml"
+    assert find_config("quickstart_digits") == find_config("quickstart_digits.yaml") == path
     assert parse_args(["--config_path", "quickstart_digits"], "train").model_postfix == "digits"
     Path("quickstart_digits").write_text("mine: 1\n")
     assert find_config("quickstart_digits") == Path("quickstart_digits"), "a file in the current folder precedes it"

@@ -60,6 +60,25 @@ def test_distributed_training_takes_a_shipped_config_by_its_name(trained):
     assert (folder / "own" / "logs").is_dir()
 
 
+def test_distributed_pretraining_takes_a_shipped_config_by_its_name(trained):
+    folder, _ = trained
+    write_images(folder / "photos", train=6)
+    roots = [
+        word for name in ("ckpt", "best_ckpt", "logs", "summary") for word in (f"--{name}_root_dir", f"pre/{name}")
+    ]
+    options = ["--data_url", "photos", "--arch", ARCH, "--image_size", 32, "--num_mask_patches", 8, "--batch_size", 8]
+    words = ["small_data_pretrain_cpu", *CPU, "--dry_run", *options, *roots]
+    done = wrapper("run_distribute_pretrain_gpu.sh", *words, cwd=folder)
+    assert "a step" in done.stdout
+    assert (folder / "pre" / "logs").is_dir()
+
+
+def test_standalone_pretraining_passes_checkpoint_and_extra_to_pretrain():
+    words = ["small_data_pretrain_cpu", "--checkpoint", "a.ckpt", *CPU, "--target", "tokens"]
+    done = wrapper("run_standalone_pretrain_gpu.sh", *words, check=False)
+    assert error_line(done).startswith("target is tokens but tokenizer is empty")
+
+
 def test_the_script_names_of_the_users_document_link_to_the_gpu_scripts():
     for name in ("standalone", "distribute"):
         link = ROOT / "scripts" / f"run_{name}_train.sh"
@@ -71,6 +90,8 @@ def test_the_script_names_of_the_users_document_link_to_the_gpu_scripts():
     [
         ("run_standalone_train_gpu.sh", [], ("first argument",)),
         ("run_standalone_train_gpu.sh", ["a.yaml", "b.yaml"], ("'b.yaml'",)),
+        ("run_standalone_pretrain_gpu.sh", [], ("first argument",)),
+        ("run_distribute_pretrain_gpu.sh", ["a.yaml", "--device", "0"], ("--device", "--extra")),
         ("run_eval_gpu.sh", ["a.yaml", "--device"], ("--device", "value")),
         ("run_eval_gpu.sh", ["a.yaml", "--device", "x"], ("--device", "'x'", "whole number")),
         ("run_infer_gpu.sh", ["d", "--epochs", "3"], ("--epochs", "--extra")),

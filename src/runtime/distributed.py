@@ -40,7 +40,8 @@ def launched_ranks(environment: Mapping[str, str], device_num: int) -> Ranks:
         if device_num > 1:
             raise UserError(
                 f"device_num is {device_num} but this is one process; "
-                f"start it with scripts/run_distribute_train_gpu.sh CONFIG --num_devices {device_num}"
+                f"start it with scripts/run_distribute_train_gpu.sh CONFIG --num_devices {device_num}, "
+                "or run_distribute_pretrain_gpu.sh to pre-train"
             )
         return Ranks()
     size = int(environment["OMPI_COMM_WORLD_SIZE"])
@@ -59,7 +60,7 @@ def join(ranks: Ranks) -> None:
     if "MS_SCHED_HOST" not in os.environ or "MS_SCHED_PORT" not in os.environ:
         raise UserError(
             f"mpirun started {ranks.size} ranks without MS_SCHED_HOST and MS_SCHED_PORT; "
-            f"start them with scripts/run_distribute_train_gpu.sh, which sets both"
+            "start them with scripts/run_distribute_train_gpu.sh or run_distribute_pretrain_gpu.sh, which set both"
         )
     os.environ.update(MS_ROLE="MS_WORKER", MS_WORKER_NUM=str(ranks.size), MS_NODE_ID=str(ranks.rank))
     communication.init()
