@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from src.config import EvalConfig, parse_args
-from src.data.assembly import build_eval_loader, read_validation_images
+from src.data.assembly import build_eval_loader, model_config, read_validation_images
 from src.files.writable_folder import make_folder
 from src.runtime.gpu_libraries import require_gpu
 from src.runtime.rank import run_script
@@ -31,12 +31,13 @@ def main() -> None:
     from src.runtime.distributed import wait_for_all
     from src.tools.fine_tuning import check_labels
     from src.tools.get_misc import start
+    from src.tools.memory_need import need_of
     from src.tools.starting_point import read_checkpoint
     from src.weights.rebuild import rebuild_network
 
     checkpoint, info = read_checkpoint(config)
     check_labels(config, info, images)
-    ranks = start(config)
+    ranks = start(config, need_of(config, model_config(config)))
     path = Path(str(config.pretrained))
     network = rebuild_network(info, checkpoint.weights, path, config.amp_level)
     loader = build_eval_loader(config, info, images, ranks.rank, ranks.size)

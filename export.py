@@ -28,6 +28,7 @@ def main() -> None:
     # imported after parsing: MindSpore takes seconds, which --help and an invalid option should not
     from mindspore import Tensor
 
+    from src.encoder import portable_layers
     from src.export.compare_logits import compare_logits
     from src.export.mindir_file import load_mindir, write_air, write_mindir
     from src.export.onnx_export import OnnxOptions, export_onnx
@@ -36,7 +37,6 @@ def main() -> None:
     from src.runtime.device import start_device
     from src.tools.memory_need import Need, require_memory
     from src.tools.starting_point import read_checkpoint
-    from src.vit import portable_layers
     from src.weights.rebuild import rebuild_network
 
     checkpoint, info = read_checkpoint(config)

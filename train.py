@@ -28,6 +28,7 @@ def main() -> int:
     from src.tools import get_misc as build
     from src.tools.dry_run import dry_run
     from src.tools.fine_tuning import fine_tuning, report_best
+    from src.tools.memory_need import training_need
     from src.tools.resume import find_resumed, run_options
     from src.tools.run_folder import make_folders, require_new_folders
     from src.tools.same_weights import require_same_start
@@ -35,7 +36,7 @@ def main() -> int:
     from src.trainer.interrupt import stop_on_signal
     from src.trainer.loop import train
 
-    ranks = build.start(config)
+    ranks = build.start(config, training_need(config, data.model_config(config), average=config.with_ema))
     folders = make_folders(config, ranks)
     build.start_logs(config, ranks)
     options = run_options(config, len(train_images), len(val_images), ranks.size)

@@ -50,7 +50,7 @@ def lines() -> Iterator[str]:
     yield INTRODUCTION
     run = declared(Config)
     for group in dict.fromkeys(option.group for option in run.values()):
-        yield from table(f"### {group}", (row(option) for option in run.values() if option.group == group))
+        yield from table(f"### {group.title}", (row(option) for option in run.values() if option.group == group))
     yield from ("", "## Options of one script")
     for script in SCRIPTS.values():
         own = [option for name, option in declared(script.options).items() if name not in run]

@@ -21,6 +21,7 @@ from src.tools.cell import weights_checksum
 from src.tools.criterion import Classification, SoftTargetCrossEntropy
 from src.tools.optimizer import create_optimizer, parameter_groups
 from src.trainer.train_one_step_with_scale_and_clip_global_norm import (
+    Schedules,
     StepOptions,
     TrainOneStepWithScaleAndClipGlobalNorm,
 )
@@ -44,10 +45,13 @@ def main() -> None:
     join(ranks)
     network = Linear()
     parameters = network.trainable_params()
-    groups = parameter_groups(((p.name, p.shape) for p in parameters), weight_decay=0.0, layer_decay=1.0, depth=1)
+    groups = parameter_groups(((p.name, p.shape) for p in parameters), layer_decay=1.0, depth=1)
     optimizer = create_optimizer(Config(), parameters, groups)
     step = TrainOneStepWithScaleAndClipGlobalNorm(
-        Classification(network, SoftTargetCrossEntropy()), optimizer, np.full(9, 0.1), StepOptions(ranks=2)
+        Classification(network, SoftTargetCrossEntropy()),
+        optimizer,
+        Schedules(np.full(9, 0.1), np.zeros(9)),
+        StepOptions(ranks=2),
     )
     rng = np.random.default_rng(ranks.rank)
     steps = []

@@ -18,6 +18,7 @@ from src.tools.compile_cache import cache_key, cached_step
 from src.tools.criterion import Classification, SoftTargetCrossEntropy
 from src.tools.optimizer import create_optimizer, parameter_groups
 from src.trainer.train_one_step_with_scale_and_clip_global_norm import (
+    Schedules,
     StepOptions,
     TrainOneStepWithScaleAndClipGlobalNorm,
 )
@@ -82,11 +83,11 @@ def losses(folder: str) -> list[float]:
         image_size=16, patch_size=8, embed_dim=16, depth=2, num_heads=2, num_classes=3, drop_path=0.5
     ).set_train(True)
     weights = network.trainable_params()
-    groups = parameter_groups(((p.name, p.shape) for p in weights), weight_decay=0.1, layer_decay=0.9, depth=2)
+    groups = parameter_groups(((p.name, p.shape) for p in weights), layer_decay=0.9, depth=2)
     step = TrainOneStepWithScaleAndClipGlobalNorm(
         Classification(network, SoftTargetCrossEntropy()),
         create_optimizer(RUN, weights, groups),
-        np.full(9, 1e-2),
+        Schedules(np.full(9, 1e-2), np.full(9, 0.1)),
         StepOptions(clip_grad_norm=1.0),
     )
     step = cached_step(step, dataclasses.replace(RUN, compile_cache=folder), steps=9, ranks=1)

@@ -12,10 +12,11 @@ from src.data import decode
 from src.data.decode import rgb_image
 from src.data.image_batches import image_batches, preparation_of
 from src.data.image_folder import read_image_folder
-from src.data.imagenet import Division, EvalLoader, Targets, TrainLoader
+from src.data.imagenet import EvalLoader, Targets, TrainLoader
 from src.data.memory_budget import MemoryBudget
 from src.data.reduction import largest_reduction
 from src.data.sampling import SAMPLE, generator
+from src.data.shuffled_images import Division
 from src.data.transforms import EvalTransform, TrainTransform
 from src.errors import UserError
 from src.model.model_config import ModelConfig

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from mindspore import Tensor
 
-from src.vit import drop_path_rates
+from src.encoder import drop_path_rates
 from tests.golden.drop_path_recipe import COMBINATIONS, DROP_PATH, RATES, SIZES, image
 from tests.golden.network_recipe import weight
 from tests.networks import small_network

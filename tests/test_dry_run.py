@@ -11,7 +11,8 @@ from mindspore import Tensor, nn
 from PIL import Image
 
 from src.data.image_folder import read_image_folder
-from src.data.imagenet import Division, Targets, TrainLoader
+from src.data.imagenet import Targets, TrainLoader
+from src.data.shuffled_images import Division
 from src.data.transforms import TrainTransform
 from src.errors import UserError
 from src.tools.criterion import Classification, SoftTargetCrossEntropy

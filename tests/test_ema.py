@@ -13,6 +13,7 @@ from src.tools.criterion import Classification
 from src.tools.optimizer import ParameterGroup, create_optimizer
 from src.trainer.ema import WeightEMA, evaluate_with_average
 from src.trainer.train_one_step_with_ema import TrainOneStepWithEMA
+from src.trainer.train_one_step_with_scale_and_clip_global_norm import Schedules
 
 MODES = {"graph": mindspore.GRAPH_MODE, "pynative": mindspore.PYNATIVE_MODE}
 
@@ -48,7 +49,7 @@ def mode(request):
 def make_step(network, decay: float) -> TrainOneStepWithEMA:
     groups = {"weight": ParameterGroup(1.0, 0.0)}
     optimizer = create_optimizer(Config(optimizer="momentum", momentum=0.0), network.trainable_params(), groups)
-    return TrainOneStepWithEMA(Classification(network, Total()), optimizer, np.ones(10), decay)
+    return TrainOneStepWithEMA(Classification(network, Total()), optimizer, Schedules(np.ones(10), np.zeros(10)), decay)
 
 
 def feed(step, gradient) -> None:

@@ -10,10 +10,18 @@ from dataclasses import replace
 import pytest
 
 from src.config import Config
+from src.data.assembly import model_config
 from src.errors import UserError
 from src.model.model_config import ModelConfig
 from src.tools import memory_need
-from src.tools.memory_need import Need, machine_memory, need_of, require_memory, require_memory_for_steps
+from src.tools.memory_need import (
+    Need,
+    machine_memory,
+    need_of,
+    require_memory,
+    require_memory_for_steps,
+    training_need,
+)
 from tests.tiny_project import ROOT, error_line, write_config, write_images
 
 BASE = Config(device_target="CPU", batch_size=8)  # BEiT-base, 224 pixels, 1000 classes, AdamW
@@ -25,23 +33,27 @@ def memory(monkeypatch):
     return lambda count: monkeypatch.setattr(memory_need, "machine_memory", lambda: count)
 
 
+def trained(config: Config) -> Need:
+    return training_need(config, model_config(config), average=config.with_ema)
+
+
 def test_the_estimate_of_a_training_step_is_below_the_measured_peak():
     """benchmarks/README.md: 3.77 GB at its peak, of which 1.24 GB are activations and gradients."""
     weights = 12 * 12 * 768**2 + (3 * 16**2 + 1000) * 768
     block = 3 * 197 * 768 + 12 * 197**2 + 2 * 3072 * 197
     expected = 3 * 4 * weights + 4 * 197**2 + 8 * 4 * (3 * 224**2 + 12 * block)
-    assert need_of(BASE, training=True).bytes(8, 224) == expected == 1_858_388_068
+    assert trained(BASE).bytes(8, 224) == expected == 1_858_388_068
     assert 8 * 4 * 12 * block < 1.24e9
 
 
 def test_the_estimate_follows_the_options():
-    step = need_of(BASE, training=True)
-    assert need_of(replace(BASE, with_ema=True), training=True) == replace(step, copies=4)
-    assert need_of(replace(BASE, optimizer="momentum"), training=True) == replace(step, copies=2)
-    assert need_of(replace(BASE, amp_level="O2"), training=True) == replace(step, width=2)
-    assert need_of(BASE, training=False) == Need(step.model)
+    step = trained(BASE)
+    assert trained(replace(BASE, with_ema=True)) == replace(step, copies=4)
+    assert trained(replace(BASE, optimizer="momentum")) == replace(step, copies=2)
+    assert trained(replace(BASE, amp_level="O2")) == replace(step, width=2)
+    assert need_of(BASE, model_config(BASE)) == Need(step.model)
     # images alone: a GPU has memory of its own
-    on_gpu = need_of(replace(BASE, device_target="GPU"), training=True).bytes(8, 224)
+    on_gpu = trained(replace(BASE, device_target="GPU")).bytes(8, 224)
     assert on_gpu == 4 * 197**2 + 8 * 4 * 3 * 224**2
 
 
@@ -58,7 +70,7 @@ def test_a_run_that_cannot_fit_names_the_option_and_the_largest_value_that_may(
     memory, batch_size, image_size, gigabytes, expected
 ):
     memory(int(gigabytes * 1e9))
-    need = need_of(replace(BASE, image_size=image_size), training=True)
+    need = trained(replace(BASE, image_size=image_size))
     with pytest.raises(UserError) as error:
         require_memory(need, batch_size)
     assert all(part in str(error.value) for part in expected), error.value
@@ -67,7 +79,7 @@ def test_a_run_that_cannot_fit_names_the_option_and_the_largest_value_that_may(
 
 def test_the_largest_values_are_accepted_and_the_next_ones_are_not(memory):
     memory(2 * 10**9)
-    need = need_of(BASE, training=True)
+    need = trained(BASE)
     require_memory(need, 9)
     with pytest.raises(UserError, match=r"set at most 9$"):
         require_memory(need, 10)

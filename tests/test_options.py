@@ -11,17 +11,19 @@ import pytest
 from src.errors import UserError
 from src.options.command_line import Script, parse
 from src.options.config_file import find_config, read_values, write_values
-from src.options.declaration import borrowed, declared, option
+from src.options.declaration import Group, borrowed, declared, option
+
+POT, SPICES, STOVE, TABLE = (Group(*each) for each in enumerate(("Pot", "Spices", "Stove", "Table")))
 
 
 @dataclass(frozen=True)
 class Soup:
     """Options of a run."""
 
-    stock: str = option("Pot", "beef", "stock", choices=("beef", "fish"))
-    liters: float = option("Pot", 2.0, "volume", more_than=0)
-    salt: tuple[float, ...] = option("Spices", (1.0, 0.5), "grams", length=2, at_least=0)
-    cook: str | None = option("Pot", None, "name of the cook", added=True)
+    stock: str = option(POT, "beef", "stock", choices=("beef", "fish"))
+    liters: float = option(POT, 2.0, "volume", more_than=0)
+    salt: tuple[float, ...] = option(SPICES, (1.0, 0.5), "grams", length=2, at_least=0)
+    cook: str | None = option(POT, None, "name of the cook", added=True)
 
     def __post_init__(self) -> None:
         if self.stock == "fish" and self.liters > 5:
@@ -30,14 +32,14 @@ class Soup:
 
 @dataclass(frozen=True)
 class Boil(Soup):
-    minutes: int = option("Stove", 3, "time", at_least=1)
+    minutes: int = option(STOVE, 3, "time", at_least=1)
 
 
 @dataclass(frozen=True)
 class Serve:
-    plates: int = option("Table", 1, "number of plates")
-    cook: bool = option("Table", False, "whether the cook eats too")
-    liters: float = borrowed(Soup, "liters", "Table", default=0.5, help="volume of a plate")
+    plates: int = option(TABLE, 1, "number of plates")
+    cook: bool = option(TABLE, False, "whether the cook eats too")
+    liters: float = borrowed(Soup, "liters", TABLE, default=0.5, help="volume of a plate")
 
 
 BOIL = Script("boil", "Boil.", Boil, {"config_path": "a recipe"}, Soup)
@@ -174,7 +176,7 @@ def test_options_are_declared_with_type_default_and_limits():
     options = declared(Serve)
     assert list(options) == ["plates", "cook", "liters"]
     assert (options["liters"].group, options["liters"].default, options["liters"].help) == (
-        "Table",
+        TABLE,
         0.5,
         "volume of a plate",
     )

@@ -30,7 +30,7 @@ from src.tools.starting_point import continue_run
 from src.trainer.feed import host_steps
 from src.trainer.loop import RunState, train
 from src.trainer.train_one_step_with_ema import TrainOneStepWithEMA
-from src.trainer.train_one_step_with_scale_and_clip_global_norm import LossScaling, StepOptions
+from src.trainer.train_one_step_with_scale_and_clip_global_norm import LossScaling, Schedules, StepOptions
 from src.weights.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from tests.golden import training_recipe as recipe
 from tests.networks import model_info, small_network
@@ -271,14 +271,13 @@ def test_a_checkpoint_of_an_earlier_version_resumes():
     weights = network.trainable_params()
     groups = parameter_groups(
         ((p.name, p.shape) for p in weights),
-        weight_decay=recipe.WEIGHT_DECAY,
         layer_decay=recipe.LAYER_DECAY,
         depth=recipe.SIZES["depth"],
     )
     step = TrainOneStepWithEMA(
         Classification(network, SoftTargetCrossEntropy()),
         create_optimizer(Config(), weights, groups),
-        recipe.LEARNING_RATES,
+        Schedules(recipe.LEARNING_RATES, np.full_like(recipe.LEARNING_RATES, recipe.WEIGHT_DECAY)),
         recipe.EMA_DECAY,
         StepOptions(LossScaling(), recipe.CLIP_GRAD_NORM, square_sum=network.layers.square_sum),
     )

@@ -19,6 +19,7 @@ from src.trainer.train_one_step_with_ema import TrainOneStepWithEMA
 from src.trainer.train_one_step_with_scale_and_clip_global_norm import (
     LossScale,
     LossScaling,
+    Schedules,
     StepOptions,
     TrainOneStepWithScaleAndClipGlobalNorm,
 )
@@ -88,7 +89,10 @@ def simple_step(
     config = Config(optimizer=optimizer, momentum=momentum)
     made = create_optimizer(config, network.trainable_params(), groups)
     return TrainOneStepWithScaleAndClipGlobalNorm(
-        Classification(network, criterion), made, learning_rates, StepOptions(scaling, **options)
+        Classification(network, criterion),
+        made,
+        Schedules(learning_rates, 0 * learning_rates),
+        StepOptions(scaling, **options),
     )
 
 
@@ -112,7 +116,6 @@ def beit_step(amp_level="O0", scaling=GROWING, layers=None):
     weights = network.trainable_params()
     groups = parameter_groups(
         [(p.name, p.shape) for p in weights],
-        weight_decay=inputs.WEIGHT_DECAY,
         layer_decay=inputs.LAYER_DECAY,
         depth=inputs.SIZES["depth"],
     )
@@ -126,10 +129,11 @@ def beit_step(amp_level="O0", scaling=GROWING, layers=None):
         beta=inputs.BETA,
         eps=inputs.EPS,
     )
+    rates = learning_rates(config, inputs.STEPS_PER_EPOCH)
     step = TrainOneStepWithEMA(
         Classification(network, SoftTargetCrossEntropy()),
         create_optimizer(config, weights, groups),
-        learning_rates(config, inputs.STEPS_PER_EPOCH),
+        Schedules(rates, np.full_like(rates, inputs.WEIGHT_DECAY)),
         inputs.EMA_DECAY,
         StepOptions(scaling, inputs.CLIP_GRAD_NORM, square_sum=network.layers.square_sum),
     )
@@ -387,13 +391,16 @@ def test_graphs_of_as_many_parameters_as_beit_has_compile():
     depth, layer_decay = GOLDEN["groups_base_options"]
     groups = parameter_groups(
         [(weight.name, (1, 1)) for weight in weights],
-        weight_decay=0.05,
         layer_decay=float(layer_decay),
         depth=int(depth),
     )
     optimizer = create_optimizer(Config(), weights, groups)
     step = TrainOneStepWithEMA(
-        Classification(network, Total()), optimizer, np.full(1, 0.1), 0.5, StepOptions(accumulation_steps=2)
+        Classification(network, Total()),
+        optimizer,
+        Schedules(np.full(1, 0.1), np.full(1, 0.05)),
+        0.5,
+        StepOptions(accumulation_steps=2),
     )
     step = AccumulatedStep(step, 2)
     feed(step, [[1.0, -1.0]])
@@ -430,7 +437,9 @@ def test_metrics_of_the_objective_are_averaged_over_micro_batches_and_have_no_gr
     groups = {"weight": ParameterGroup(1.0, 0.0)}
     optimizer = create_optimizer(Config(optimizer="momentum", momentum=0.0), network.trainable_params(), groups)
     options = StepOptions(FIXED, accumulation_steps=accumulation_steps)
-    step = TrainOneStepWithScaleAndClipGlobalNorm(WithMetrics(network), optimizer, np.ones(9), options)
+    step = TrainOneStepWithScaleAndClipGlobalNorm(
+        WithMetrics(network), optimizer, Schedules(np.ones(9), np.zeros(9)), options
+    )
     if accumulation_steps > 1:
         step = AccumulatedStep(step, accumulation_steps)
     for _ in range(2):

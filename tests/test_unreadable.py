@@ -10,8 +10,9 @@ from PIL import Image
 
 from src.data.decode import UnreadableImages
 from src.data.image_folder import read_image_folder
-from src.data.imagenet import Division, Targets, TrainLoader
+from src.data.imagenet import Targets, TrainLoader
 from src.data.sampling import MAX_REPLACEMENTS, replacements
+from src.data.shuffled_images import Division
 from src.data.transforms import EvalTransform
 from src.errors import UserError
 from src.tools.callback import UnreadableLines

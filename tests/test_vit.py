@@ -236,7 +236,7 @@ def test_every_random_layer_has_a_stream_of_its_own():
     ("library", "amp_level", "expected"), [(LIBRARY, "O0", "compiled"), (LIBRARY, "O2", "cpu"), (None, "O0", "cpu")]
 )
 def test_a_network_on_a_cpu_is_built_of_compiled_layers_where_they_can_be(library, amp_level, expected, monkeypatch):
-    monkeypatch.setattr("src.vit.kernel_library", lambda: library)
+    monkeypatch.setattr("src.encoder.kernel_library", lambda: library)
     network = variant_network("beit_micro_patch8_32", num_classes=3, amp_level=amp_level)
     assert network.layers is IMPLEMENTATIONS[expected if LIBRARY else "cpu"]
     assert type(network.blocks[0]) is network.layers.block

@@ -87,12 +87,15 @@ def training_step(options: dict[str, Any]) -> Callable[[], Any]:
     from src.tools.compile_cache import cached_step
     from src.tools.criterion import Classification, SoftTargetCrossEntropy
     from src.tools.fine_tuning import build_network
+    from src.tools.memory_need import training_need
+    from src.trainer.train_one_step_with_scale_and_clip_global_norm import Schedules
 
     config = configure(options)
-    ranks = build.start(config)
+    ranks = build.start(config, training_need(config, data.model_config(config), average=False))
     network = build_network(config)
     objective = Classification(network, SoftTargetCrossEntropy())
-    train_step = build.build_train_step(config, network, objective, np.full(STEPS, 1e-4), ranks)
+    schedules = Schedules(np.full(STEPS, 1e-4), np.full(STEPS, config.weight_decay))
+    train_step = build.build_train_step(config, network, objective, schedules, ranks)
     train_step = cached_step(train_step, config, STEPS, ranks.size)
     batch = [Tensor(array) for array in random_batch(options["batch_size"])]
     return lambda: train_step(*batch)[0]

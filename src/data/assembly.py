@@ -2,25 +2,37 @@
 
 import dataclasses
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from src.config import MINDRECORD, Config
+from src.config import MINDRECORD, Config, PretrainConfig, RunConfig
 from src.data.augment.mixup import Mixup
 from src.data.augment.random_erasing import RandomErasing
-from src.data.image_folder import ImageFolder, check_class_names, read_image_folder
-from src.data.imagenet import Division, EvalLoader, Targets, TrainLoader
+from src.data.image_folder import (
+    ImageFolder,
+    check_class_names,
+    keep_samples,
+    read_image_folder,
+    read_image_list,
+    read_image_tree,
+)
+from src.data.shuffled_images import Division
+from src.data.imagenet import EvalLoader, Targets, TrainLoader
+from src.data.masked_images import MaskedLoader
+from src.data.masking import Masking
 from src.data.packed_folder import read_packed_folder
 from src.data.transforms import TrainTransform, eval_transform
+from src.data.views import ViewTransform
 from src.errors import UserError
 from src.model.model_config import ModelConfig
 from src.model.model_info import (
     IMAGENET_DEFAULT_MEAN_STD,
     IMAGENET_INCEPTION_MEAN_STD,
-    MODEL_FIELDS,
     ModelInfo,
 )
+from src.model.variants import get_variant, patch_grid
 
 AnyConfig = TypeVar("AnyConfig", bound=Config)
+
 
 
 def read_data(config: Config) -> tuple[ImageFolder, ImageFolder]:
@@ -56,7 +68,7 @@ def _read_images(config: Config, name: str, num_samples: int) -> ImageFolder:
     return images
 
 
-def mean_and_std(config: Config) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+def mean_and_std(config: RunConfig) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
     """Return mean and standard deviation of RGB values in 0..1."""
     return IMAGENET_DEFAULT_MEAN_STD if config.imagenet_default_mean_and_std else IMAGENET_INCEPTION_MEAN_STD
 
@@ -106,17 +118,82 @@ def build_eval_loader(
     )
 
 
-def model_config(config: Config) -> ModelConfig:
-    """Return the network that the options describe."""
-    same = {name: getattr(config, name) for name in MODEL_FIELDS if hasattr(config, name)}
-    return ModelConfig(
-        **same,
-        approximate_gelu=not config.disable_approximate_gelu,
-        layer_scale=config.layer_scale_init_value > 0,
+def read_unlabeled_images(config: PretrainConfig) -> ImageFolder:
+    """Return the images to pre-train on: all below a folder, those that a text file lists, or packed ones."""
+    root = Path(config.data_url) / config.train_dir
+    if config.dataset == MINDRECORD:
+        return read_packed_folder(root, config.train_num_samples)
+    if root.is_file():
+        return keep_samples(read_image_list(root), config.train_num_samples)
+    return keep_samples(read_image_tree(root), config.train_num_samples)
+
+
+def build_masked_loader(
+    config: PretrainConfig, images: ImageFolder, token_size: int, rank: int = 0, ranks: int = 1
+) -> MaskedLoader:
+    """Return the loader of this rank's masked batches; `token_size` is the side of the tokenizer's view, 0 for none."""
+    mean, std = mean_and_std(config)
+    transform = ViewTransform(
+        image_size=config.image_size,
+        token_size=token_size,
+        interpolation=config.train_interpolation,
+        second_interpolation=config.second_interpolation,
+        min_crop=config.min_crop,
+        color_jitter=config.color_jitter,
+        hflip=config.hflip,
+        mean=mean,
+        std=std,
+    )
+    return MaskedLoader(
+        images,
+        transform,
+        build_masking(config),
+        Division(config.batch_size, rank, ranks, config.accumulation_steps),
+        seed=config.seed,
+        num_workers=config.num_parallel_workers,
+        max_bad_images=config.max_bad_images,
+        decode=config.decode,
     )
 
 
+def build_masking(config: PretrainConfig) -> Masking:
+    """Return the masks of the options."""
+    return Masking(
+        grid=patch_grid(get_variant(config.arch), config.image_size),
+        count=config.num_mask_patches,
+        kind=config.mask,
+        least=config.min_mask_patches_per_block,
+        most=config.max_mask_patches_per_block,
+    )
+
+
+def model_config(config: Config) -> ModelConfig:
+    """Return the network that the options of fine-tuning describe."""
+    same = {name: getattr(config, name) for name in ("num_classes", "mean_pooling")}
+    return ModelConfig(**_shared_options(config), **same)
+
+
+def pretraining_model(config: PretrainConfig, lm_head_outputs: int) -> ModelConfig:
+    """Return the network that the options of pre-training describe."""
+    same = {name: getattr(config, name) for name in ("early_layers", "head_layers")}
+    options = _shared_options(config)
+    return ModelConfig(**options, **same, num_classes=0, mean_pooling=False, lm_head_outputs=lm_head_outputs)
+
+
+def _shared_options(config: RunConfig) -> dict[str, Any]:
+    names = ("arch", "image_size", "rel_pos_bias", "shared_rel_pos_bias", "abs_pos_emb")
+    same = {name: getattr(config, name) for name in names}
+    gelu = not config.disable_approximate_gelu
+    return {**same, "approximate_gelu": gelu, "layer_scale": config.layer_scale_init_value > 0}
+
+
 def describe_model(config: Config, class_names: tuple[str, ...]) -> ModelInfo:
-    """Return the information that the checkpoints of this run store."""
+    """Return the information that the checkpoints of a fine-tuning run store."""
     mean, std = mean_and_std(config)
     return ModelInfo(model_config(config), class_names, mean, std, config.crop_pct)
+
+
+def describe_pretraining(config: PretrainConfig, lm_head_outputs: int) -> ModelInfo:
+    """Return the information that the checkpoints of a pre-training run store."""
+    mean, std = mean_and_std(config)
+    return ModelInfo(pretraining_model(config, lm_head_outputs), mean=mean, std=std)

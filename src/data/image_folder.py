@@ -1,8 +1,8 @@
-"""Image folders: one subfolder per class, images at any depth below it."""
+"""Image folders: one subfolder per class, images at any depth below it; and images without labels, as tree or list."""
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -11,8 +11,9 @@ import numpy as np
 from src.data.packed_image import ImageFile
 from src.data.sampling import spread
 from src.errors import UserError, is_control
-from src.files.regular_file import leads_to_folder
+from src.files.regular_file import leads_to_folder, read_regular
 
+LIST_LIMIT = 2**30  # bytes of a list of images
 NO_LABEL = -1  # of an image without a label
 # Compared with the lower-case file name.
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".pgm", ".ppm", ".tif", ".tiff", ".webp")
@@ -79,6 +80,34 @@ def read_image_tree(root: Path) -> ImageFolder:
     if not paths:
         raise UserError(f"image folder {root} has no images ({', '.join(IMAGE_EXTENSIONS)}); give another folder")
     return ImageFolder(root, (), paths, np.full(len(paths), NO_LABEL, dtype=np.int32))
+
+
+def read_image_list(path: Path) -> ImageFolder:
+    """Return the images that the text file `path` lists, one path a line, relative to its folder, with the label -1.
+
+    Raises `UserError` for an unreadable file, for one without paths, and for a path that does not exist.
+    """
+    try:
+        lines = read_regular(path, LIST_LIMIT).decode().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"list of images {path} cannot be read ({reason}); give a text file of paths") from None
+    names = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
+    if not names:
+        raise UserError(f"list of images {path} is empty; write the path of an image into each line")
+    paths = [os.path.join(path.parent, name) for _, name in names]
+    for (number, _), image in zip(names, paths):
+        if not os.path.exists(image):
+            raise UserError(f"{path}, line {number}: {image} does not exist; correct the path or remove the line")
+    return ImageFolder(path, (), paths, np.full(len(paths), NO_LABEL, dtype=np.int32))
+
+
+def keep_samples(images: ImageFolder, num_samples: int) -> ImageFolder:
+    """Return `num_samples` of `images`, as `chosen_samples` chooses."""
+    chosen = chosen_samples(images.root, len(images), num_samples)
+    if chosen is None:
+        return images
+    return replace(images, paths=[images.paths[index] for index in chosen], labels=images.labels[chosen])
 
 
 def chosen_samples(root: Path, images: int, num_samples: int) -> np.ndarray | None:

@@ -4,21 +4,19 @@ The content of a batch depends on the seed, the epoch and the step. It depends n
 nor on how a global batch is divided among devices and accumulated micro-batches.
 """
 
-import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
 
 from src.data.augment.mixup import Mixing, Mixup, mix_images, mix_targets
-from src.data.decode import UnreadableImage, UnreadableImages, rgb_image
 from src.data.image_batches import Preparation, image_batches
 from src.data.image_folder import NO_LABEL, ImageFolder
 from src.data.prefetch import Job, prefetch
-from src.data.reduction import EXACT, FAST, Decoded, Size
-from src.data.sampling import BATCH, SAMPLE, epoch_order, generator, local_positions, replacements, sample_keys
+from src.data.reduction import EXACT, FAST
+from src.data.sampling import BATCH, generator, sample_keys
+from src.data.shuffled_images import Division, ShuffledImages
 from src.data.transforms import EvalTransform, TrainTransform
 from src.errors import UserError
 
@@ -40,21 +38,6 @@ class EvalBatch(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Division:
-    """How one optimizer step is divided: `accumulation_steps` micro-batches of `batch_size` on each of `ranks`."""
-
-    batch_size: int
-    rank: int = 0
-    ranks: int = 1
-    accumulation_steps: int = 1
-
-    def positions(self, micro_batch: int) -> np.ndarray:
-        """Return the positions in the global batch of a micro-batch of this rank, int64 [B]."""
-        part, parts = micro_batch * self.ranks + self.rank, self.ranks * self.accumulation_steps
-        return local_positions(self.batch_size, part, parts)
-
-
-@dataclass(frozen=True)
 class Targets:
     """How the labels of a batch become its targets, and its images are mixed."""
 
@@ -71,11 +54,8 @@ class TrainLoader:
         folder: the training images.
         transform: the augmentation of one image.
         targets: labels, label smoothing and mixing.
-        division: the micro-batches of this rank; images left over at the end of an epoch are skipped.
-        seed: of the order, the augmentation and the mixing.
         num_workers: threads that read images.
-        max_bad_images: the share of images that may be unreadable in an epoch. An unreadable image is replaced by
-            another one and its label. More of them raise a `UserError` from the batch on that needed them.
+        division, seed, max_bad_images: see `ShuffledImages`; the seed is also that of the mixing.
         decode: the option of that name: "fast" reduces large JPEG files while they are decoded.
 
     Raises `UserError` if the folder does not fill one global batch, and for mixup with an odd batch size.
@@ -91,21 +71,15 @@ class TrainLoader:
     decode: str = EXACT
 
     def __post_init__(self) -> None:
-        images, division = len(self.folder), self.division
-        self.accumulation_steps = division.accumulation_steps
-        self.global_batch = division.batch_size * division.ranks * division.accumulation_steps
-        if images < self.global_batch:
-            raise UserError(
-                f"training folder {self.folder.root} has {images} images but one step takes {self.global_batch} "
-                f"(batch_size {division.batch_size} x {division.ranks} devices x accumulation_steps "
-                f"{division.accumulation_steps}); lower one of them"
-            )
+        division = self.division
+        self._images = ShuffledImages(self.folder, division, self.seed, self.max_bad_images)
         if self.targets.mixup is not None and division.batch_size % 2:
             raise UserError(
                 f"batch_size is {division.batch_size} but mixup and cutmix mix images in pairs; set an even batch_size"
             )
-        self.unreadable = UnreadableImages(images, self.max_bad_images)
-        self.steps_per_epoch = images // self.global_batch
+        self.accumulation_steps, self.global_batch = division.accumulation_steps, division.global_batch
+        self._reduction = self.transform.reduction if self.decode == FAST else None
+        self.unreadable, self.steps_per_epoch = self._images.unreadable, self._images.steps_per_epoch
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[TrainBatch]:
         """Return the micro-batches of an epoch from step `start_step` on, `accumulation_steps` of them per step."""
@@ -115,20 +89,15 @@ class TrainLoader:
 
     def first_images(self, epoch: int) -> np.ndarray:
         """Return the indices of the images in the first micro-batch of an epoch, in its order, int64 [B]."""
-        order = epoch_order(self.seed, epoch, len(self.folder))
-        return order[: self.global_batch][self.division.positions(0)]
+        return next(self._images.micro_batches(epoch, 0)).indices
 
     def _jobs(self, epoch: int, start_step: int) -> Iterator[Job[TrainBatch]]:
-        order = epoch_order(self.seed, epoch, len(self.folder))
         mixup, size = self.targets.mixup, self.transform.image_size
-        for step in range(start_step, self.steps_per_epoch):
-            batch = order[step * self.global_batch : (step + 1) * self.global_batch]
+        for step, indices, positions in self._images.micro_batches(epoch, start_step):
             mixing = None
             if mixup is not None and mixup.active(epoch):
                 mixing = mixup.draw(generator(self.seed, BATCH, epoch, step), self.global_batch, size, size)
-            for micro_batch in range(self.accumulation_steps):
-                positions = self.division.positions(micro_batch)
-                yield self._job(epoch, batch[positions], mixing and mixing.at(positions))
+            yield self._job(epoch, indices, mixing and mixing.at(positions))
 
     def _job(self, epoch: int, indices: np.ndarray, mixing: Mixing | None) -> Job[TrainBatch]:
         size, targets = self.transform.image_size, self.targets
@@ -137,9 +106,9 @@ class TrainLoader:
 
         def augment(row: int) -> None:
             index = int(indices[row])
-            with self._read(epoch, index) as (decoded, source):
+            with self._images.read(epoch, index, self._reduction) as (decoded, source):
                 labels[row] = self.folder.labels[source]
-                self.transform(decoded, generator(self.seed, SAMPLE, epoch, index), out=images[row])
+                self.transform(decoded, self._images.generator(epoch, index), out=images[row])
 
         def mix() -> TrainBatch:
             if mixing is not None:
@@ -149,26 +118,6 @@ class TrainLoader:
             return TrainBatch(images, target, sample_keys(self.seed, epoch, indices))
 
         return Job(len(indices), augment, mix)
-
-    @contextlib.contextmanager
-    def _read(self, epoch: int, index: int) -> Iterator[tuple[Decoded, int]]:
-        """Yield image number `index` or its first readable replacement, and the number of the image that was read."""
-
-        def reduction(size: Size) -> int:
-            return self.transform.reduction(size, generator(self.seed, SAMPLE, epoch, index))
-
-        reduce = reduction if self.decode == FAST else None
-        with contextlib.ExitStack() as stack:
-            for source in chain((index,), replacements(self.seed, epoch, index, len(self.folder))):
-                try:
-                    decoded = stack.enter_context(rgb_image(self.folder.paths[source], reduce))
-                except UnreadableImage as error:
-                    self.unreadable.add(epoch, source, error)
-                    last = error
-                else:
-                    yield decoded, source
-                    return
-        raise last
 
 
 @dataclass(eq=False)

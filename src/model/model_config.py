@@ -18,6 +18,10 @@ class ModelConfig:
         layer_scale: `gamma_1` and `gamma_2` in every block.
         mean_pooling: classify the mean of the patch tokens (`fc_norm`) instead of the class token (`norm`).
         layer_norm_eps: epsilon of every layer norm; 1e-6 in the authors' code and timm.
+        lm_head_outputs: numbers that `lm_head` gives for a masked patch in pre-training: the size of the vocabulary
+            of visual tokens, or the pixel values of a patch; 0 without that head.
+        early_layers, head_layers: in BEiT v2, `head_layers` further blocks `cls_pt_layers` see the patch tokens after
+            block `early_layers` and the final class token; 0 without them.
     """
 
     arch: str
@@ -30,6 +34,9 @@ class ModelConfig:
     layer_scale: bool = True
     mean_pooling: bool = True
     layer_norm_eps: float = 1e-6
+    lm_head_outputs: int = 0
+    early_layers: int = 0
+    head_layers: int = 0
 
 
 @dataclass(frozen=True)

@@ -108,6 +108,12 @@ def _check(info: ModelInfo) -> None:
     _require(fits, "image_size", size, f"a multiple of {patch} up to {MAX_IMAGE_SIZE}")
     count = model.num_classes
     _require(type(count) is int and 0 <= count <= MAX_CLASSES, "num_classes", count, f"0 to {MAX_CLASSES}")
+    outputs = model.lm_head_outputs
+    _require(type(outputs) is int and 0 <= outputs <= MAX_CLASSES, "lm_head_outputs", outputs, f"0 to {MAX_CLASSES}")
+    depth = VARIANTS[model.arch].depth
+    for name in ("early_layers", "head_layers"):
+        layers = getattr(model, name)
+        _require(type(layers) is int and 0 <= layers <= depth, name, layers, f"0 to the depth of the network, {depth}")
     for field in fields(ModelConfig):
         if field.type in (bool, "bool"):
             flag = getattr(model, field.name)

@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 
 from src.errors import UserError
 from src.options.config_file import find_config, read_values
-from src.options.declaration import KIND_NAMES, NUMBERS, declared, did_you_mean, shown
+from src.options.declaration import KIND_NAMES, NUMBERS, Group, declared, did_you_mean, shown
 
 CONFIG_PATH = "config_path"
 
@@ -88,10 +88,10 @@ def _parser(script: Script) -> Parser:
         metavar="FILE",
         help="YAML file with the options, or the name of a shipped one; options on the command line override it",
     )
-    groups: dict[str, Any] = {}
+    groups: dict[Group, Any] = {}
     for name, option in declared(script.options).items():
         if option.group not in groups:
-            groups[option.group] = parser.add_argument_group(option.group)
+            groups[option.group] = parser.add_argument_group(option.group.title)
         notes = "; ".join(filter(None, (option.limits(), f"default: {shown(option.default)}")))
         arguments: dict[str, Any] = {"metavar": KIND_NAMES[option.kind].split()[-1].upper()}
         if option.kind is bool:

@@ -115,7 +115,7 @@ def write_values(config: Any, options: type) -> str:
     for name, option in declared(options).items():
         if option.group != group:
             group = option.group
-            lines += ["", f"# ===== {group} ===== #"]
+            lines += ["", f"# ===== {group.title} ===== #"]
         value = getattr(config, name)
         plain = list(value) if isinstance(value, tuple) else "" if value is None else value
         text = yaml.safe_dump(plain, default_flow_style=True, width=math.inf, allow_unicode=True)

@@ -8,7 +8,7 @@ import os
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from src.errors import UserError
 
@@ -22,6 +22,13 @@ SHOWN_LETTERS = 100  # of a value in an error message
 COMPARISONS = {"at_least": operator.ge, "more_than": operator.gt, "at_most": operator.le, "less_than": operator.lt}
 
 
+class Group(NamedTuple):
+    """A heading, with its place among the headings."""
+
+    place: int
+    title: str
+
+
 @dataclass(frozen=True)
 class Option:
     """An option as its dataclass declares it; see `option` for the meaning of the fields."""
@@ -30,7 +37,7 @@ class Option:
     kind: Any  # a key of KIND_NAMES
     optional: bool  # whether None is a value
     default: Any
-    group: str
+    group: Group
     help: str
     added: bool
     borrowed: bool
@@ -110,7 +117,7 @@ def _finite(word: str) -> float:
 
 
 def option(
-    group: str,
+    group: Group,
     default: Any,
     text: str,
     *,
@@ -134,7 +141,7 @@ def option(
     return field(default=default, metadata={"group": group, "help": text, **notes})
 
 
-def borrowed(source: type, name: str, group: str, **changes: Any) -> Any:
+def borrowed(source: type, name: str, group: Group, **changes: Any) -> Any:
     """Declare the option `name` of the dataclass `source` for another script, with another `default` or `help`.
 
     The script takes such options, and no others, from a YAML file of `source`.
@@ -145,10 +152,10 @@ def borrowed(source: type, name: str, group: str, **changes: Any) -> Any:
 
 
 def declared(options: type) -> dict[str, Option]:
-    """Return the options that the dataclass `options` declares, by name, in their order."""
+    """Return the options that the dataclass `options` declares, by name, in the order of their groups."""
     found = {}
     hints = typing.get_type_hints(options)
-    for entry in dataclasses.fields(options):
+    for entry in sorted(dataclasses.fields(options), key=lambda entry: entry.metadata["group"].place):
         kinds = typing.get_args(hints[entry.name])
         optional = type(None) in kinds
         kind = next(kind for kind in kinds if kind is not type(None)) if optional else hints[entry.name]

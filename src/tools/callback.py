@@ -112,7 +112,8 @@ class PrintedLines(Callback):
             values = [state.metrics[prefix + m.name] for m in self._metrics if prefix + m.name in state.metrics]
             if values:
                 text = _texts(self._metrics, values)
-                logger.info(f"{state.epoch_text} {kind}evaluation: {text} ({self._images} images)")
+                images = f" ({self._images} images)" if self._images else ""
+                logger.info(f"{state.epoch_text} {kind}evaluation: {text}{images}")
 
     def _mark(self, state: RunState) -> None:
         self._since, self._before = time.perf_counter(), replace(state.meter)

@@ -9,16 +9,18 @@ from pathlib import Path
 import mindspore
 from mindspore import Tensor
 
-from src.config import MODEL, OPTIMIZER, TRAINING, Config
+from src.config import MODEL, OPTIMIZER, TRAINING, RunConfig
 from src.runtime.kernel_library import kernel_library
 from src.trainer.feed import Step
 
 # Options of the start of a run, which its graph does not depend on.
-NOT_IN_THE_GRAPH = frozenset({"resume", "pretrained", "start_epoch", "exclude_epoch_state", "num_parallel_workers"})
+NOT_IN_THE_GRAPH = frozenset(
+    {"resume", "pretrained", "start_epoch", "exclude_epoch_state", "num_parallel_workers", "dry_run"}
+)
 SOURCES = Path(__file__).resolve().parents[1]
 
 
-def cached_step(step: Step, config: Config, steps: int, ranks: int) -> Step:
+def cached_step(step: Step, config: RunConfig, steps: int, ranks: int) -> Step:
     """Return `step` with its graphs in the folder of the option `compile_cache`, or as it is without that option.
 
     MindSpore numbers its files in the order of compilation and does not check that a graph is the right one: with
@@ -43,7 +45,7 @@ def cached_step(step: Step, config: Config, steps: int, ranks: int) -> Step:
     return cached
 
 
-def cache_key(config: Config, steps: int, ranks: int) -> str:
+def cache_key(config: RunConfig, steps: int, ranks: int) -> str:
     """Return a name for the graphs of a run's training step that changes with everything they may depend on.
 
     These are the options of network, optimizer and training, the device, the number of `steps` and `ranks`, the code of
@@ -51,7 +53,7 @@ def cache_key(config: Config, steps: int, ranks: int) -> str:
     """
     options = {
         entry.name: getattr(config, entry.name)
-        for entry in dataclasses.fields(Config)
+        for entry in dataclasses.fields(config)
         if entry.metadata["group"] in (MODEL, OPTIMIZER, TRAINING) and entry.name not in NOT_IN_THE_GRAPH
     }
     compiled = config.device_target == "CPU" and config.amp_level == "O0"

@@ -50,6 +50,7 @@ def fine_tuning(config: Config, train_images: ImageFolder, val_images: ImageFold
         charts=CHARTS,
         evaluate=evaluate,
         metrics=(LOSS, TOP1, TOP5),
+        ema_decay=config.ema_decay if config.with_ema else None,
         ranked_by=TOP1,
         val_images=len(val_images),
         val_batches=len(val_loader),

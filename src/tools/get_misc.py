@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-import numpy as np
 from mindspore import nn
 
-from src.config import Config, TrainConfig
+from src.config import RunConfig
 from src.errors import UserError
 from src.files.regular_file import open_regular
 from src.runtime.device import start_device
@@ -26,23 +25,24 @@ from src.tools.callback import (
 from src.tools.cell import weights_of
 from src.tools.compile_cache import cached_step
 from src.tools.logs import start_logging
-from src.tools.memory_need import need_of, require_memory, require_memory_for_steps
+from src.tools.memory_need import Need, require_memory, require_memory_for_steps
 from src.tools.optimizer import create_optimizer, parameter_groups
 from src.tools.resume import ResumePoint, run_checkpoint
 from src.tools.run_folder import Folders, check_space, make_run_folder, run_name, write_class_names
 from src.tools.same_weights import SameWeights
 from src.tools.saving import BestCheckpoints, CurrentCheckpoints, LastCheckpoint, Snapshot
-from src.tools.schedulers import learning_rates
+from src.tools.schedulers import learning_rates, weight_decays
 from src.tools.starting_point import load_starting_weights, set_starting_point
 from src.tools.summaries import Summaries
 from src.trainer.accumulation import AccumulatedStep, TrainStep
 from src.trainer.ema import METRIC_PREFIX, WeightEMA
 from src.trainer.feed import host_steps, sink_steps
 from src.trainer.loop import Callback, EpochSteps, RunState
-from src.trainer.task import LOSS, Objective, Task
+from src.trainer.task import Objective, Task
 from src.trainer.train_one_step_with_ema import TrainOneStepWithEMA
 from src.trainer.train_one_step_with_scale_and_clip_global_norm import (
     LossScaling,
+    Schedules,
     StepOptions,
     TrainOneStepWithScaleAndClipGlobalNorm,
 )
@@ -51,9 +51,9 @@ from src.weights.checkpoint import Checkpoint
 logger = logging.getLogger("beit")
 
 
-def start(config: Config) -> Ranks:
+def start(config: RunConfig, need: Need) -> Ranks:
     """Choose the device and join the other ranks. Raises `UserError` for a network that memory cannot hold."""
-    require_memory(need_of(config, training=isinstance(config, TrainConfig)), config.batch_size)
+    require_memory(need, config.batch_size)
     ranks = launched_ranks(os.environ, config.device_num)
     device_id = ranks.local_rank if ranks.size > 1 else config.device_id
     start_device(config.device_target, device_id, pynative=config.pynative_mode)
@@ -61,7 +61,7 @@ def start(config: Config) -> Ranks:
     return ranks
 
 
-def start_logs(config: Config, ranks: Ranks) -> None:
+def start_logs(config: RunConfig, ranks: Ranks) -> None:
     """Open a log file for each rank; the first rank also prints its lines. Raises `UserError` if it cannot."""
     path = make_run_folder(config.logs_root_dir, run_name(config)) / f"rank_{ranks.rank}.log"
     try:
@@ -72,33 +72,43 @@ def start_logs(config: Config, ranks: Ranks) -> None:
 
 
 def build_training(
-    config: Config, task: Task, ranks: Ranks, folders: Folders | None, resumed: ResumePoint | None
+    config: RunConfig, task: Task, ranks: Ranks, folders: Folders | None, resumed: ResumePoint | None
 ) -> tuple[RunState, TrainStep]:
     """Load the weights, build the training step, and set both to the place where the run starts or resumes."""
-    require_memory_for_steps(config.epochs, task.train_loader.steps_per_epoch)
+    steps_per_epoch = task.train_loader.steps_per_epoch
+    require_memory_for_steps(config.epochs, steps_per_epoch)
+    schedules = Schedules(learning_rates(config, steps_per_epoch), weight_decays(config, steps_per_epoch))
     state = RunState(
         epochs=config.epochs,
-        steps_per_epoch=task.train_loader.steps_per_epoch,
+        steps_per_epoch=steps_per_epoch,
         images_per_step=task.train_loader.global_batch,
-        learning_rates=learning_rates(config, task.train_loader.steps_per_epoch),
-        step_metrics=(LOSS, *task.objective.metrics),
+        learning_rates=schedules.learning_rates,
+        step_metrics=task.step_metrics,
         max_nonfinite_steps=config.max_nonfinite_steps,
     )
     continued = load_starting_weights(config, task.network, resumed)
-    step = build_train_step(config, task.network, task.objective, state.learning_rates, ranks)
+    step = build_train_step(
+        config, task.network, task.objective, schedules, ranks, ema_decay=task.ema_decay, reports_norm=task.reports_norm
+    )
     check_space(config, folders, task.network, step)
     set_starting_point(config, step.state(), state, continued)
     return state, step
 
 
 def build_train_step(
-    config: Config, network: nn.Cell, objective: Objective, rates: np.ndarray, ranks: Ranks
+    config: RunConfig,
+    network: nn.Cell,
+    objective: Objective,
+    schedules: Schedules,
+    ranks: Ranks,
+    *,
+    ema_decay: float | None = None,
+    reports_norm: bool = False,
 ) -> TrainStep:
     """Build the training step. Load the weights first: the moving average and float16's masters start as copies."""
     parameters = network.trainable_params()
     groups = parameter_groups(
         ((parameter.name, parameter.shape) for parameter in parameters),
-        weight_decay=config.weight_decay,
         layer_decay=config.layer_decay,
         depth=len(network.blocks),
     )
@@ -108,16 +118,17 @@ def build_train_step(
         clip_grad_norm=config.clip_grad_norm if config.use_clip_grad_norm else None,
         accumulation_steps=config.accumulation_steps,
         ranks=ranks.size,
+        reports_norm=reports_norm,
         square_sum=network.layers.square_sum,
     )
-    if config.with_ema:
-        step = TrainOneStepWithEMA(objective, optimizer, rates, config.ema_decay, options)
+    if ema_decay is not None:
+        step = TrainOneStepWithEMA(objective, optimizer, schedules, ema_decay, options)
     else:
-        step = TrainOneStepWithScaleAndClipGlobalNorm(objective, optimizer, rates, options)
+        step = TrainOneStepWithScaleAndClipGlobalNorm(objective, optimizer, schedules, options)
     return AccumulatedStep(step, config.accumulation_steps) if config.accumulation_steps > 1 else step
 
 
-def build_feed(config: Config, task: Task, step: TrainStep, ranks: Ranks) -> EpochSteps:
+def build_feed(config: RunConfig, task: Task, step: TrainStep, ranks: Ranks) -> EpochSteps:
     """Return a function that runs the steps of an epoch: from the device's queue if it has one, else from the host."""
     take = cached_step(step, config, config.epochs * task.train_loader.steps_per_epoch, ranks.size)
     if config.dataset_sink_mode and config.device_target != "CPU":
@@ -128,7 +139,7 @@ def build_feed(config: Config, task: Task, step: TrainStep, ranks: Ranks) -> Epo
 
 
 def build_callbacks(
-    config: Config,
+    config: RunConfig,
     task: Task,
     step: TrainStep,
     state: RunState,
@@ -162,7 +173,7 @@ def build_callbacks(
     return [*callbacks, UnreadableLines(unreadable, partial(total_over_ranks, ranks))]
 
 
-def build_best(config: Config, task: Task, ema: WeightEMA | None, folders: Folders) -> Callback:
+def build_best(config: RunConfig, task: Task, ema: WeightEMA | None, folders: Folders) -> Callback:
     """Return the callback that saves the best weights."""
     snapshots: dict[str, Snapshot] = {"": lambda: Checkpoint(weights_of(task.network), task.info)}
     if task.ranked_by is None:

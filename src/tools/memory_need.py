@@ -7,11 +7,10 @@ estimated at 1.9 GB and takes 3.8 GB. Imports no MindSpore.
 import os
 import resource
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from src.config import Config
-from src.data.assembly import model_config
+from src.config import RunConfig
 from src.errors import UserError
 from src.model.model_config import ModelConfig
 from src.model.variants import get_variant
@@ -48,7 +47,8 @@ class Need:
         fixed = FLOAT * tokens**2
         image = self.width * 3 * image_size**2
         if self.network:
-            weights = depth * (4 + 2 * ratio) * dim**2 + (3 * variant.patch_size**2 + self.model.num_classes) * dim
+            outputs = self.model.num_classes + self.model.lm_head_outputs
+            weights = depth * (4 + 2 * ratio) * dim**2 + (3 * variant.patch_size**2 + outputs) * dim
             fixed += self.width * self.copies * weights
             hidden, attention = ratio * tokens * dim, variant.num_heads * tokens**2
             # for the gradients at least: queries, keys, values, attention, and the MLP's hidden layer twice
@@ -57,16 +57,16 @@ class Need:
         return fixed + batch_size * image
 
 
-def need_of(config: Config, *, training: bool) -> Need:
-    """Return the need of a run with these options."""
+def need_of(config: RunConfig, model: ModelConfig) -> Need:
+    """Return the need of the network `model` with the options of a run that only computes its outputs."""
+    width = FLOAT if config.amp_level == "O0" else FLOAT // 2
+    return Need(model, width=width, network=config.device_target == "CPU")
+
+
+def training_need(config: RunConfig, model: ModelConfig, *, average: bool) -> Need:
+    """Return the need of training the network `model`, with a moving average of its weights if `average`."""
     moments = 1 if config.optimizer == "momentum" else 2
-    return Need(
-        model_config(config),
-        width=FLOAT if config.amp_level == "O0" else FLOAT // 2,
-        copies=1 + moments + config.with_ema if training else 1,
-        training=training,
-        network=config.device_target == "CPU",
-    )
+    return replace(need_of(config, model), copies=1 + moments + average, training=True)
 
 
 def require_memory(need: Need, batch_size: int) -> None:

@@ -1,4 +1,4 @@
-"""PyTorch's optimizers, with a learning-rate scale and a weight decay for each parameter."""
+"""PyTorch's optimizers, with a learning-rate scale for each parameter, and weight decay for some."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 from mindspore import dtype as mstype
 
-from src.config import Config
+from src.config import RunConfig
 
 # `VisionTransformer.no_weight_decay` of unilm beit/modeling_finetune.py
 NO_WEIGHT_DECAY = ("pos_embed", "cls_token")
 
 
 class ParameterGroup(NamedTuple):
-    """The update of a parameter: its learning rate is `lr_scale` times that of the schedule."""
+    """The update of a parameter: `lr_scale` is the factor of its learning rate, `decay_scale` that of its decay."""
 
     lr_scale: float
-    weight_decay: float
+    decay_scale: float
 
 
 def layer_id(name: str, depth: int) -> int:
@@ -36,9 +36,9 @@ def layer_id(name: str, depth: int) -> int:
 
 
 def parameter_groups(
-    names_and_shapes: Iterable[tuple[str, Sequence[int]]], *, weight_decay: float, layer_decay: float, depth: int
+    names_and_shapes: Iterable[tuple[str, Sequence[int]]], *, layer_decay: float, depth: int
 ) -> dict[str, ParameterGroup]:
-    """Return learning-rate scale and weight decay of every parameter, as in unilm beit/optim_factory.py.
+    """Return the factors of learning rate and weight decay of every parameter, as in unilm beit/optim_factory.py.
 
     One-dimensional parameters, biases and those of `NO_WEIGHT_DECAY` do not decay. The scale is
     layer_decay ** (depth + 1 - layer), so the head learns at the full rate.
@@ -47,12 +47,12 @@ def parameter_groups(
     for name, shape in names_and_shapes:
         decays = len(shape) > 1 and not name.endswith(".bias") and name not in NO_WEIGHT_DECAY
         lr_scale = layer_decay ** (depth + 1 - layer_id(name, depth))
-        groups[name] = ParameterGroup(lr_scale, weight_decay if decays else 0.0)
+        groups[name] = ParameterGroup(lr_scale, 1.0 if decays else 0.0)
     return groups
 
 
 def create_optimizer(
-    config: Config, parameters: Sequence[Parameter], groups: Mapping[str, ParameterGroup]
+    config: RunConfig, parameters: Sequence[Parameter], groups: Mapping[str, ParameterGroup]
 ) -> AdamW | Momentum:
     """Return the optimizer of the options `optimizer`, `beta`, `eps` and `momentum`."""
     if config.optimizer == "momentum":
@@ -77,7 +77,7 @@ class _GroupedOptimizer(nn.Cell):
         parameters = sorted(parameters, key=lambda parameter: groups[parameter.name])
         self.weights = ParameterTuple(parameters)
         kinds = [groups[parameter.name] for parameter in parameters]
-        # of each group: lr_scale, weight_decay, and begin and end of its slice
+        # of each group: lr_scale, decay_scale, and begin and end of its slice
         self.slices = tuple(
             (*kind, kinds.index(kind), kinds.index(kind) + kinds.count(kind)) for kind in sorted(set(kinds))
         )
@@ -123,8 +123,10 @@ class AdamW(_GroupedOptimizer):
         self.exp_avg_sq = ParameterTuple([_state("exp_avg_sq", weight) for weight in self.weights])
         self.expm1 = ops.Expm1()
 
-    def construct(self, gradients: tuple[Tensor, ...], learning_rate: Tensor, applied: Tensor) -> None:
-        """Update the weights in place: float32 `gradients` in the order of `weights`, float32 scalar `learning_rate`.
+    def construct(
+        self, gradients: tuple[Tensor, ...], learning_rate: Tensor, weight_decay: Tensor, applied: Tensor
+    ) -> None:
+        """Update the weights in place: float32 `gradients` in the order of `weights`, otherwise float32 scalars.
 
         If the bool scalar `applied` is false, weights and state do not change by a bit, provided that the gradients are
         finite. There is no branch, so the host does not wait.
@@ -138,9 +140,9 @@ class AdamW(_GroupedOptimizer):
         beta1 = ops.where(applied, Tensor(self.beta1, mstype.float32), 1.0)
         beta2 = ops.where(applied, Tensor(self.beta2, mstype.float32), 1.0)
         eps = c2_root * self.eps
-        decay = c1 / c2_root
-        for lr_scale, weight_decay, begin, end in self.slices:
-            numbers = (rate * lr_scale, beta1, beta2, eps, decay * weight_decay)
+        decay = weight_decay * c1 / c2_root
+        for lr_scale, decay_scale, begin, end in self.slices:
+            numbers = (rate * lr_scale, beta1, beta2, eps, decay * decay_scale)
             self.map(
                 ops.partial(_adamw, numbers),
                 self.updated[begin:end],
@@ -163,12 +165,15 @@ class Momentum(_GroupedOptimizer):
         self.momentum = momentum
         self.momentum_buffer = ParameterTuple([_state("momentum_buffer", weight) for weight in self.weights])
 
-    def construct(self, gradients: tuple[Tensor, ...], learning_rate: Tensor, applied: Tensor) -> None:
+    def construct(
+        self, gradients: tuple[Tensor, ...], learning_rate: Tensor, weight_decay: Tensor, applied: Tensor
+    ) -> None:
+        """Update the weights in place; arguments as those of `AdamW`."""
         rate = ops.where(applied, learning_rate, 0.0)
         momentum = ops.where(applied, Tensor(self.momentum, mstype.float32), 1.0)
-        for lr_scale, weight_decay, begin, end in self.slices:
-            decay = ops.where(applied, Tensor(weight_decay, mstype.float32), 0.0)
-            update = ops.partial(_momentum, rate * lr_scale, momentum, decay)
+        decay = ops.where(applied, weight_decay, 0.0)
+        for lr_scale, decay_scale, begin, end in self.slices:
+            update = ops.partial(_momentum, rate * lr_scale, momentum, decay * decay_scale)
             self.map(update, self.updated[begin:end], self.momentum_buffer[begin:end], gradients[begin:end])
         self.round_masters()
 

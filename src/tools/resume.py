@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from src.config import CALLBACKS, EXPORT, HARDWARE, Config
+from src.config import CALLBACKS, EXPORT, HARDWARE, RunConfig
 from src.data.image_folder import ImageFolder, check_class_names
 from src.errors import UserError
 from src.tools.cell import weights_of
@@ -28,7 +28,7 @@ MAY_DIFFER = frozenset(
     (
         *("dataset", "data_url", "train_dir", "val_dir", "batch_size", "accumulation_steps", "num_parallel_workers"),
         *("pynative_mode", "dataset_sink_mode", "start_epoch", "pretrained", "exclude_epoch_state", "resume"),
-        *("file_format", "max_nonfinite_steps", "max_bad_images"),
+        *("file_format", "max_nonfinite_steps", "max_bad_images", "dry_run", "tokenizer"),
     )
 )
 
@@ -55,11 +55,11 @@ class ResumePoint:
         return self.checkpoint.training or {}
 
 
-def run_options(config: Config, images: int, validation_images: int, ranks: int) -> dict[str, Any]:
+def run_options(config: RunConfig, images: int, validation_images: int, ranks: int) -> dict[str, Any]:
     """Return, as values of JSON, what identifies a run: the options that change its results, and its images."""
     options = {
         option.name: getattr(config, option.name)
-        for option in dataclasses.fields(Config)
+        for option in dataclasses.fields(config)
         if option.metadata["group"] not in (HARDWARE, CALLBACKS, EXPORT) and option.name not in MAY_DIFFER
     }
     options |= {name: list(value) for name, value in options.items() if isinstance(value, tuple)}
@@ -70,7 +70,7 @@ def run_options(config: Config, images: int, validation_images: int, ranks: int)
     }
 
 
-def find_resumed(config: Config, options: Mapping[str, Any], images: ImageFolder) -> ResumePoint | None:
+def find_resumed(config: RunConfig, options: Mapping[str, Any], images: ImageFolder) -> ResumePoint | None:
     """Return the checkpoint that the option `resume` asks for, or None for a new run.
 
     Raises `UserError` if its run had other `options` (see `run_options`) or training images of other classes.

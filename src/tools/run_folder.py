@@ -10,7 +10,7 @@ from typing import IO
 
 from mindspore import nn
 
-from src.config import Config
+from src.config import RunConfig
 from src.errors import UserError
 from src.files.atomic_file import TEMPORARY_SUFFIX, write_atomically
 from src.files.regular_file import IrregularFile, open_regular
@@ -33,12 +33,12 @@ class Folders:
     locks: tuple[IO[bytes], ...]
 
 
-def run_name(config: Config) -> str:
+def run_name(config: RunConfig) -> str:
     """Return the name of the run's folders."""
     return f"{config.arch}_{config.model_postfix}"
 
 
-def make_folders(config: Config, ranks: Ranks) -> Folders | None:
+def make_folders(config: RunConfig, ranks: Ranks) -> Folders | None:
     """Make and lock the folders of the run before anything is written; None on ranks that do not write.
 
     Raises `UserError` if a folder cannot be written, another run uses it, or it holds an earlier run and the option
@@ -61,7 +61,7 @@ def make_folders(config: Config, ranks: Ranks) -> Folders | None:
     return folders
 
 
-def require_new_folders(config: Config, folders: Folders | None) -> None:
+def require_new_folders(config: RunConfig, folders: Folders | None) -> None:
     """Raise `UserError` if the folders hold an earlier run and `config` does not continue its epochs."""
     if folders is not None and config.start_epoch == 0 and config.exclude_epoch_state:
         for folder in (folders.checkpoints, folders.best, folders.logs):
@@ -123,7 +123,7 @@ def take_folder(folder: Path) -> IO[bytes]:
     return lock
 
 
-def check_space(config: Config, folders: Folders | None, network: nn.Cell, step: TrainStep) -> None:
+def check_space(config: RunConfig, folders: Folders | None, network: nn.Cell, step: TrainStep) -> None:
     """Raise `UserError` if the checkpoints would not fit on the disk. One more than is kept exists for a moment."""
     if folders is None:
         return

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from src.config import Config
+from src.config import RunConfig
 from src.files.atomic_file import link_atomically
 from src.trainer.loop import Callback, RunState
 from src.trainer.task import Batch, Metric
@@ -34,7 +34,7 @@ class CurrentCheckpoints(Callback):
     deleted after one more than `ckpt_keep_num` is written. `snapshot` returns the state to write.
     """
 
-    def __init__(self, config: Config, folder: Path, snapshot: Snapshot) -> None:
+    def __init__(self, config: RunConfig, folder: Path, snapshot: Snapshot) -> None:
         self._config, self._folder, self._snapshot = config, folder, snapshot
 
     def on_train_begin(self, state: RunState) -> None:

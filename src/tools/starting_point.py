@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mindspore import Parameter, Tensor, nn
 
-from src.config import Config
+from src.config import Config, RunConfig
 from src.data.assembly import describe_model
 from src.errors import UserError
 from src.model.model_info import ModelInfo
@@ -23,7 +23,7 @@ from src.weights.pretrained import load_pretrained
 logger = logging.getLogger("beit")
 
 
-def load_starting_weights(config: Config, network: nn.Cell, resumed: ResumePoint | None) -> ResumePoint | None:
+def load_starting_weights(config: RunConfig, network: nn.Cell, resumed: ResumePoint | None) -> ResumePoint | None:
     """Load the weights of the resumed run, or those of `pretrained`, into `network`.
 
     Returns the checkpoint whose run this one continues, if any. Raises `UserError` if it cannot.
@@ -72,7 +72,7 @@ def read_checkpoint(config: Config) -> tuple[Checkpoint, ModelInfo]:
     return checkpoint, agreed_info(checkpoint.info, checkpoint.guessed, describe_model(config, ()), path)
 
 
-def check_place(config: Config, continued: ResumePoint) -> None:
+def check_place(config: RunConfig, continued: ResumePoint) -> None:
     """Raise `UserError` for a `start_epoch` other than 0 or the checkpoint's epoch, and for a run that has ended."""
     epoch, path = continued.training["epoch"], continued.path
     if config.start_epoch not in (0, epoch):
@@ -84,7 +84,7 @@ def check_place(config: Config, continued: ResumePoint) -> None:
 
 
 def set_starting_point(
-    config: Config, parameters: Mapping[str, Parameter], state: RunState, continued: ResumePoint | None
+    config: RunConfig, parameters: Mapping[str, Parameter], state: RunState, continued: ResumePoint | None
 ) -> None:
     """Set the run to the place where the run of `continued` stopped, or to the beginning of `start_epoch`.
 

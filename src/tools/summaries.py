@@ -17,7 +17,7 @@ from mindspore.train.summary import _summary_adapter as adapter
 from mindspore.train.summary.enums import PluginEnum, WriterPluginEnum
 from mindspore.train.summary.writer import SummaryWriter
 
-from src.config import Config
+from src.config import RunConfig
 from src.trainer.ema import METRIC_PREFIX
 from src.trainer.loop import Callback, RunState
 from src.trainer.task import Batch
@@ -35,7 +35,7 @@ class Summaries(Callback):
     file also has images, as the network sees them, and the compiled graph of `step`, and TensorBoard gets the curves.
     """
 
-    def __init__(self, config: Config, folder: Path, step: nn.Cell) -> None:
+    def __init__(self, config: RunConfig, folder: Path, step: nn.Cell) -> None:
         self._every, self._images = config.summary_loss_collect_freq, config.collect_input_data
         self._graph = step if config.dump_graph else None
         name = adapter.get_event_file_name(PREFIX, SUFFIX, str(int(time.time())))

@@ -50,6 +50,7 @@ class Metric(NamedTuple):
         return f"{self.label} {value:{self.line_format}}"
 
 
+GRADIENT_NORM = Metric("grad_norm", "grad norm", line_format=".3f")  # see `Task.reports_norm`
 LOSS = Metric("loss", "loss", ".6f", ".4f")  # the first value of every objective
 
 Charts = Mapping[str, Mapping[str, str]]
@@ -78,6 +79,13 @@ class Task:
     charts: Charts  # of curves.png
     evaluate: Callable[[int | None], Mapping[str, float]] = lambda batches: {}
     metrics: tuple[Metric, ...] = ()
+    reports_norm: bool = False  # whether the norm of the gradients is a value of each step, after the objective's
+    ema_decay: float | None = None  # of a moving average of the weights; None: without
     ranked_by: Metric | None = None  # highest for the best checkpoint; without it, the last checkpoint is the best
     val_images: int = 0  # in the whole validation set
     val_batches: int = 0  # on each rank
+
+    @property
+    def step_metrics(self) -> tuple[Metric, ...]:
+        """The values of a step in their order."""
+        return (LOSS, *self.objective.metrics, *((GRADIENT_NORM,) if self.reports_norm else ()))

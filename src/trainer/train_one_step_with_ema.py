@@ -1,11 +1,11 @@
 """The training step with a moving average of the weights in the same graph."""
 
-import numpy as np
 from mindspore import nn
 
 from src.trainer.ema import WeightEMA
 from src.trainer.task import Objective
 from src.trainer.train_one_step_with_scale_and_clip_global_norm import (
+    Schedules,
     StepOptions,
     TrainOneStepWithScaleAndClipGlobalNorm,
 )
@@ -18,8 +18,8 @@ class TrainOneStepWithEMA(TrainOneStepWithScaleAndClipGlobalNorm):
         self,
         objective: Objective,
         optimizer: nn.Cell,
-        learning_rates: np.ndarray,
+        schedules: Schedules,
         ema_decay: float,
         options: StepOptions = StepOptions(),  # noqa: B008 (frozen)
     ) -> None:
-        super().__init__(objective, optimizer, learning_rates, options, WeightEMA(optimizer.weights, ema_decay))
+        super().__init__(objective, optimizer, schedules, options, WeightEMA(optimizer.weights, ema_decay))

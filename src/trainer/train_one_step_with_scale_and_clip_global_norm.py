@@ -5,7 +5,7 @@ The step runs on the device without a branch, so the host never waits for one st
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
@@ -39,7 +39,15 @@ class StepOptions:
     clip_grad_norm: float | None = None  # largest global norm of the unscaled gradients; None for no clipping
     accumulation_steps: int = 1  # micro-batches of each rank whose gradients are averaged into one step
     ranks: int = 1  # devices that train together; above 1, communication.init must come before
+    reports_norm: bool = False  # whether the norm is one more value of a step; 0 for a skipped one
     square_sum: Callable[[Tensor], Tensor] = STOCK.square_sum  # see src.layers.layers.Layers
+
+
+class Schedules(NamedTuple):
+    """One value per step of the run; see `src.tools.schedulers`."""
+
+    learning_rates: np.ndarray
+    weight_decays: np.ndarray
 
 
 class LossScale(nn.Cell):
@@ -80,8 +88,9 @@ class TrainOneStepWithScaleAndClipGlobalNorm(nn.Cell):
 
     Args:
         objective: takes the tensors of a batch and returns the mean loss and M metrics, float32 [1 + M].
-        optimizer: a cell (gradients, learning rate, applied) that owns the trained weights; see `src.tools.optimizer`.
-        learning_rates: one value per step of the run; see `src.tools.schedulers`.
+        optimizer: a cell (gradients, learning rate, weight decay, applied) that owns the trained weights; see
+            `src.tools.optimizer`.
+        schedules: values for every step of the run.
         ema: updated after every step, in the same graph.
     """
 
@@ -89,7 +98,7 @@ class TrainOneStepWithScaleAndClipGlobalNorm(nn.Cell):
         self,
         objective: Objective,
         optimizer: nn.Cell,
-        learning_rates: np.ndarray,
+        schedules: Schedules,
         options: StepOptions = StepOptions(),
         ema: WeightEMA | None = None,
     ) -> None:
@@ -102,20 +111,22 @@ class TrainOneStepWithScaleAndClipGlobalNorm(nn.Cell):
         self.micro_batches = options.accumulation_steps * options.ranks
         self.all_reduce: Any = ops.AllReduce() if options.ranks > 1 else None
         self.square_sum = options.square_sum
+        self.reports_norm = options.reports_norm
         self.gradients = ops.value_and_grad(self.scaled_loss, None, ParameterTuple(optimizer.weights), has_aux=True)
         # Mapped over the tuples of all parameters. MindSpore unrolls loops, and a loop over the 391 parameters of
         # BEiT-large exceeds the depth that its compiler allows.
         self.map = ops.HyperMap()
-        # A Parameter and not a constant, so that a compiled graph serves any schedule.
-        rates = Tensor(learning_rates, mstype.float32)
-        self.learning_rates = Parameter(rates, name="learning_rates", requires_grad=False)
+        # Parameters and not constants, so that a compiled graph serves any schedule.
+        self.learning_rates = _schedule("learning_rates", schedules.learning_rates)
+        self.weight_decays = _schedule("weight_decays", schedules.weight_decays)
         self.iteration = _state("iteration", 0, mstype.int32)
 
     def construct(self, *batch: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Train on a batch, the same number of images on every rank.
 
-        Returns the objective's values (float32 [1 + M], means over the step's micro-batches and ranks), whether the
-        step was skipped (bool []) and its loss scale (float32 []).
+        Returns the objective's values (float32 [1 + M], means over the step's micro-batches and ranks; with
+        `reports_norm` the norm of the gradients before clipping comes last), whether the step was skipped (bool []) and
+        its loss scale (float32 []).
         """
         values, gradients = self.values_and_gradients(*batch)
         return self.update(values, gradients)
@@ -142,18 +153,22 @@ class TrainOneStepWithScaleAndClipGlobalNorm(nn.Cell):
         square = ops.stack(self.map(self.square_sum, gradients)).sum()
         finite = ops.isfinite(square)
         factor = unscale
+        norm = ops.sqrt(square) * unscale
         if self.clip_grad_norm is not None:
-            norm = ops.sqrt(square) * unscale
             factor = unscale * ops.minimum(self.clip_grad_norm / (norm + CLIP_EPS), 1.0)
         factor = ops.where(finite, factor, 0.0)
         gradients = self.map(ops.partial(_multiply, factor), gradients)
         learning_rate = ops.gather(self.learning_rates, self.iteration, 0)
-        self.optimizer(gradients, learning_rate, finite)
+        weight_decay = ops.gather(self.weight_decays, self.iteration, 0)
+        self.optimizer(gradients, learning_rate, weight_decay, finite)
         self.loss_scale(finite)
         ops.assign_add(self.iteration, Tensor(1, mstype.int32))
         if self.ema is not None:
             self.ema()
-        return values / self.micro_batches, ops.logical_not(finite), loss_scale
+        values = values / self.micro_batches
+        if self.reports_norm:
+            values = ops.concat((values, ops.where(finite, norm, 0.0).reshape(1)))
+        return values, ops.logical_not(finite), loss_scale
 
     def state(self) -> dict[str, Parameter]:
         """Return everything that a resumed run needs beside the network's weights, by name; valid between two steps."""
@@ -170,6 +185,10 @@ def _widen(gradient: Tensor) -> Tensor:
 
 def _multiply(factor: Tensor, gradient: Tensor) -> Tensor:
     return _multiply_no_nan(gradient, factor)  # infinity times 0 is 0: a skipped step gives the optimizer zeros
+
+
+def _schedule(name: str, values: np.ndarray) -> Parameter:
+    return Parameter(Tensor(values, mstype.float32), name=name, requires_grad=False)
 
 
 def _state(name: str, value: float, dtype: mstype.Type) -> Parameter:

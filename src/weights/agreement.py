@@ -14,8 +14,10 @@ OPTION_NAMES = {
     "approximate_gelu": "disable_approximate_gelu",
     "layer_scale": "layer_scale_init_value",
 }
+# Fields of parameters that only pre-training uses.
+PRETRAINING = ("lm_head_outputs", "early_layers", "head_layers")
 # Fields without an option: the checkpoint's value counts.
-WITHOUT_OPTION = ("class_names", "interpolation", "crop_mode", "layer_norm_eps")
+WITHOUT_OPTION = ("class_names", "interpolation", "crop_mode", "layer_norm_eps", *PRETRAINING)
 
 
 def agreed_info(info: ModelInfo, guessed: Iterable[str], wanted: ModelInfo, path: Path) -> ModelInfo:

@@ -15,8 +15,8 @@ from src.weights.sizes import Shape, grid_of_table
 LOADED, RESIZED, LEFT_OUT, KEPT = "loaded", "resized", "left out", "initial value kept"
 ACTIONS = (LOADED, RESIZED, LEFT_OUT, KEPT)
 
-# Parameters that may differ between pre-training and fine-tuning: the head and the norm before it.
-_HEAD = ("head.weight", "head.bias")
+# Parameters that may differ between two networks: a head, and between pre-training and fine-tuning the norm before it.
+_HEAD = ("head.weight", "head.bias", "lm_head.weight", "lm_head.bias")
 _LAST_NORM = ("norm.weight", "norm.bias", "fc_norm.weight", "fc_norm.bias")
 
 _BLOCK_TABLE = re.compile(rf"blocks\.\d+\.attn\.{TABLE}")
@@ -52,12 +52,12 @@ class LoadReport:
 def fit_weights(
     weights: Mapping[str, np.ndarray], shapes: Mapping[str, Shape], origin: Path | str
 ) -> tuple[dict[str, np.ndarray], LoadReport]:
-    """Fit the weights of a checkpoint to a network that is to be fine-tuned.
+    """Fit the weights of a checkpoint to a network that is to be fine-tuned, or pre-trained further.
 
-    A head of another size and parameters that only pre-training uses are left out. A bias table shared by all blocks is
-    copied to each block. Bias tables and the position embedding are resized to the network's image size. The norm
-    before the head keeps its initial value where the checkpoint has the other one (`norm` of a pre-trained network,
-    `fc_norm` of a classifier with mean pooling). Every other mismatch is an error.
+    A head of another size is left out, and for fine-tuning so are parameters that only pre-training uses. A bias table
+    shared by all blocks is copied to each block. Bias tables and the position embedding are resized to the network's
+    image size. The norm before the head keeps its initial value where the checkpoint has the other one (`norm` of a
+    pre-trained network, `fc_norm` of a classifier with mean pooling). Every other mismatch is an error.
     Source: unilm `beit/run_class_finetuning.py`, which prints and ignores other mismatches.
 
     Args:
@@ -74,6 +74,8 @@ def fit_weights(
     if not set(weights) & set(shapes):
         first = next(iter(weights), "none")
         raise UserError(f"{origin} matches no parameter of the network (its first is '{first}'): give one of BEiT")
+    if "mask_token" in shapes and "mask_token" not in weights:
+        raise UserError(f"{origin} is no network of pre-training (it has no mask_token): give one to continue from")
     weights, copied = _copy_shared_table(weights, shapes)
     fitted: dict[str, np.ndarray] = {}
     rows: list[ReportRow] = []
@@ -82,11 +84,12 @@ def fit_weights(
         rows.append(row)
         if value is not None:
             fitted[name] = value
-    rows += [_left_out(name, origin) for name in weights if name not in shapes]
+    rows += [_left_out(name, "mask_token" in shapes, origin) for name in weights if name not in shapes]
     for name in _HEAD:
         if name in weights and name in shapes and name not in fitted:
-            classes = f"{len(weights[name])} classes in the checkpoint, {shapes[name][0]} in the network"
-            rows.append(ReportRow(LEFT_OUT, name, classes))
+            kind = "outputs" if name.startswith("lm_head") else "classes"
+            sizes = f"{len(weights[name])} {kind} in the checkpoint, {shapes[name][0]} in the network"
+            rows.append(ReportRow(LEFT_OUT, name, sizes))
     return fitted, LoadReport(tuple(rows))
 
 
@@ -146,9 +149,9 @@ def _side(name: str, shape: Shape) -> int:
     return grid_of_table(shape[0]) if name.endswith(TABLE) else round((shape[1] - 1) ** 0.5)
 
 
-def _left_out(name: str, origin: Path | str) -> ReportRow:
+def _left_out(name: str, pretraining: bool, origin: Path | str) -> ReportRow:
     """Return the row of a parameter that the network does not have; `UserError` where it should."""
-    if is_pretraining_only(name):
+    if is_pretraining_only(name) and not pretraining:
         return ReportRow(LEFT_OUT, name, "for pre-training only")
     if name in _LAST_NORM:
         return ReportRow(LEFT_OUT, name, "the network pools differently")
@@ -161,6 +164,8 @@ def _advice(name: str) -> str:
         return "set layer_scale_init_value to 0 if the checkpoint has no layer scale, above 0 if it has one"
     if name.endswith(TABLE):
         return "set rel_pos_bias as in the checkpoint"
+    if name.startswith("cls_pt_layers"):
+        return "set head_layers as in the checkpoint (0 for BEiT, 2 for BEiT v2)"
     if name == "pos_embed":
         return "set abs_pos_emb as in the checkpoint"
     return "choose the arch of the checkpoint"

@@ -34,6 +34,10 @@ class Namespace(dict):
     """Stand-in for `argparse.Namespace`: its attributes as a dict."""
 
 
+class Module(Namespace):
+    """Stand-in for a PyTorch module: its attributes, `_parameters` and `_modules` among them, as a dict."""
+
+
 @dataclass(frozen=True)
 class Function:
     """A function that a pickle can call, or a class of which it can make objects."""

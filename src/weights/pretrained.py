@@ -10,6 +10,7 @@ import numpy as np
 from src.errors import UserError, doing
 from src.model.model_config import ModelConfig
 from src.model.model_info import IMAGENET_DEFAULT_MEAN_STD, INPUT_FIELDS, MODEL_FIELDS, ModelInfo
+from src.model.variants import get_variant
 from src.weights.arrays import as_weights
 from src.weights.checkpoint import MODEL_INFO, Checkpoint, assemble, read_entries, read_start
 from src.weights.mindspore_ckpt_file import looks_like_ckpt
@@ -21,7 +22,13 @@ from src.weights.state_dict import find_state_dict, script_arguments
 from src.weights.torch_file import looks_like_torch, open_torch_file
 
 # Fields of ModelInfo that weights do not determine.
-UNDETERMINED = (*INPUT_FIELDS, "approximate_gelu", "layer_norm_eps")
+UNDETERMINED = (*INPUT_FIELDS, "approximate_gelu", "layer_norm_eps", "early_layers")
+# Fields that earlier versions did not write beside the weights.
+LATER_FIELDS = ("lm_head_outputs", "head_layers")
+
+# In the published networks of BEiT v2, the `cls_pt_layers` see the patch tokens that are this many blocks old: those
+# after block 9 of 12 in base, 21 of 24 in large.
+LAST_LAYERS = 3
 
 # timm's published evaluation and the authors' model configurations use the whole image from 384 pixels on.
 CROP_PCT_FROM_384 = 1.0
@@ -74,15 +81,16 @@ def _own(checkpoint: Checkpoint, path: Path, arch: str | None, ema: bool) -> Che
     weights = as_weights(checkpoint.ema if ema and checkpoint.ema is not None else checkpoint.weights, path)
     measured = measure(weights, path).model
     measured = replace(measured, image_size=measured.image_size or stored.image_size)
+    not_written = {name: getattr(measured, name) for name in LATER_FIELDS if not getattr(stored, name)}
+    stored = replace(stored, **not_written)
     for field in MODEL_FIELDS:
         if field not in ("arch", *UNDETERMINED) and getattr(stored, field) != getattr(measured, field):
             raise UserError(
                 f"{path} stores {field} {getattr(stored, field)}, but its weights have {getattr(measured, field)} "
                 "(another program changed it): use the original file"
             )
-    if ema:
-        return Checkpoint(weights, checkpoint.info)
-    return replace(checkpoint, weights=weights)
+    info = replace(checkpoint.info, model=stored)
+    return Checkpoint(weights, info) if ema else replace(checkpoint, weights=weights, info=info)
 
 
 def _from_torch(path: Path, arch: str | None, ema: bool) -> Checkpoint:
@@ -100,6 +108,11 @@ def _foreign(
 ) -> Checkpoint:
     weights = as_weights(to_authors(arrays, source, path), path)
     model = find_model(measure(weights, path), arch, path)
+    undetermined = set(UNDETERMINED)
+    if model.head_layers:
+        model = replace(model, early_layers=get_variant(model.arch).depth - LAST_LAYERS)
+    else:
+        undetermined.remove("early_layers")
     stated = {**stated_beside(path, model.image_size), **stated}
     if source != "hf":
         stated["layer_norm_eps"] = ModelConfig.layer_norm_eps  # the same in all networks of the authors and timm
@@ -116,7 +129,7 @@ def _foreign(
             f"{path}: its description, or the config.json beside it, cannot be used ({error}): correct it, or give "
             "another file"
         ) from error
-    return Checkpoint(weights, info, format=source, guessed=frozenset(UNDETERMINED) - frozenset(stated))
+    return Checkpoint(weights, info, format=source, guessed=frozenset(undetermined - set(stated)))
 
 
 def _guess(path: Path, source: str, image_size: int) -> dict[str, Any]:

@@ -47,7 +47,6 @@ def measure(weights: Mapping[str, np.ndarray], path: Path) -> Sizes:
     tables = [name for name in weights if name.endswith(TABLE)]
     patch_size = weights["patch_embed.proj.weight"].shape[-1]
     grid = _grid(weights, path, tables)
-    head = weights.get("head.weight")
     sizes = Sizes(
         patch_size=patch_size,
         embed_dim=weights["cls_token"].shape[-1],
@@ -58,12 +57,14 @@ def measure(weights: Mapping[str, np.ndarray], path: Path) -> Sizes:
         model=ModelConfig(
             arch="",
             image_size=grid * patch_size,
-            num_classes=len(head) if head is not None and head.ndim == 2 else 0,
+            num_classes=_outputs(weights, "head"),
             rel_pos_bias=any(re.fullmatch(rf"blocks\.\d+\.attn\.{TABLE}", name) for name in weights),
             shared_rel_pos_bias=SHARED_TABLE in weights,
             abs_pos_emb="pos_embed" in weights,
             layer_scale=any(re.fullmatch(r"blocks\.\d+\.gamma_[12]", name) for name in weights),
             mean_pooling="fc_norm.weight" in weights,
+            lm_head_outputs=_outputs(weights, "lm_head"),
+            head_layers=_count(weights, "cls_pt_layers"),
         ),
     )
     expected = network_shapes(sizes) | _pretraining_shapes(weights, sizes)
@@ -170,9 +171,14 @@ def _pretraining_shapes(weights: Mapping[str, np.ndarray], sizes: Sizes) -> dict
             shapes |= _layer_shapes(head, *weights[f"{head}.weight"].shape[:1], dim)
     if "cls_pt_norm.weight" in weights:
         shapes |= _layer_shapes("cls_pt_norm", dim)
-    for layer in range(_count(weights, "cls_pt_layers")):
+    for layer in range(sizes.model.head_layers):
         shapes |= _block_shapes(f"cls_pt_layers.{layer}.", sizes)
     return shapes
+
+
+def _outputs(weights: Mapping[str, np.ndarray], layer: str) -> int:
+    weight = weights.get(f"{layer}.weight")
+    return len(weight) if weight is not None and weight.ndim == 2 else 0
 
 
 def _count(weights: Mapping[str, np.ndarray], blocks: str) -> int:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from src.errors import UserError
-from src.weights.pickle_machine import Namespace
+from src.weights.pickle_machine import Module, Namespace
 from src.weights.torch_pickle import LazyTensor
 
 # In this order: the authors' scripts (`model`, DeepSpeed's `module`), timm and Lightning.
@@ -13,6 +13,8 @@ WRAPPERS = ("model", "module", "state_dict")
 EMA_WRAPPERS = ("model_ema", "state_dict_ema", "ema")
 
 MAX_WRAPPERS = 4  # nested; a limit because a pickled dict can contain itself
+
+MAX_MODULES = 1000  # of a pickled network; DALL-E has 110
 
 PARALLEL_PREFIX = "module."  # DistributedDataParallel adds it to every name
 
@@ -40,6 +42,28 @@ def find_state_dict(content: Any, ema: bool, path: Path) -> dict[str, LazyTensor
     if all(name.startswith(PARALLEL_PREFIX) for name in found):
         found = {name.removeprefix(PARALLEL_PREFIX): value for name, value in found.items()}
     return dict(found)
+
+
+def module_tensors(module: Module, path: Path) -> dict[str, LazyTensor]:
+    """Return the parameters of a pickled network by their names in its state dict.
+
+    Raises `UserError` for a network of more modules than any tokenizer has, or one that contains itself.
+    """
+    found: dict[str, LazyTensor] = {}
+    waiting, visited = [("", module)], 0
+    while waiting:
+        prefix, inner = waiting.pop()
+        visited += 1
+        if visited > MAX_MODULES:
+            raise UserError(f"{path} has more than the limit of {MAX_MODULES} modules: give DALL-E's encoder.pkl")
+        parameters, modules = inner.get("_parameters"), inner.get("_modules")
+        for name, tensor in parameters.items() if isinstance(parameters, dict) else ():
+            if isinstance(name, str) and isinstance(tensor, LazyTensor):
+                found[f"{prefix}{name}"] = tensor
+        for name, child in modules.items() if isinstance(modules, dict) else ():
+            if isinstance(name, str) and isinstance(child, Module):
+                waiting.append((f"{prefix}{name}.", child))
+    return found
 
 
 def script_arguments(content: Any) -> Mapping[str, Any]:

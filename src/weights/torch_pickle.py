@@ -1,8 +1,9 @@
 """The pickle inside a PyTorch file, read without executing anything that the file names.
 
 A pickle names the functions and classes that rebuild its objects. Here the names in `ALLOWED` map to stand-ins, and any
-other name is refused. Tensors become descriptions (`LazyTensor`), ordered dicts and namespaces plain dicts, and the
-harmless classes that training scripts save (NumPy scalars, paths, dtypes) become `Opaque` objects without content.
+other name is refused. Tensors become descriptions (`LazyTensor`), ordered dicts, namespaces and modules plain dicts,
+and the harmless classes that training scripts save (NumPy scalars, paths, dtypes) become `Opaque` objects without
+content.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from src.weights.arrays import MAX_DIMENSIONS
-from src.weights.pickle_machine import Function, Machine, Namespace, Opaque, UnsafePickle
+from src.weights.pickle_machine import Function, Machine, Module, Namespace, Opaque, UnsafePickle
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,10 @@ def _namespace() -> Namespace:
     return Namespace()
 
 
+def _module(*_arguments: Any) -> Module:
+    return Module()
+
+
 def _opaque(*_arguments: Any) -> Opaque:
     return Opaque()
 
@@ -96,6 +101,18 @@ _OPAQUE = {
     "half float double bfloat16 float16 float32 float64",
 }
 
+# The modules in DALL-E's published files, which are pickled networks.
+_MODULES = {
+    "dall_e.encoder": "Encoder EncoderBlock",
+    "dall_e.decoder": "Decoder DecoderBlock",
+    "dall_e.utils": "Conv2d",
+    "torch.nn.modules.activation": "ReLU",
+    "torch.nn.modules.container": "Sequential",
+    "torch.nn.modules.linear": "Identity",
+    "torch.nn.modules.pooling": "MaxPool2d",
+    "torch.nn.modules.upsampling": "Upsample",
+}
+
 ALLOWED: dict[tuple[str, str], Any] = {
     ("collections", "OrderedDict"): Function(_ordered_dict),
     ("argparse", "Namespace"): Function(_namespace),
@@ -105,6 +122,7 @@ ALLOWED: dict[tuple[str, str], Any] = {
     ("torch._utils", "_rebuild_parameter"): Function(_rebuild_parameter),
     ("torch._utils", "_rebuild_parameter_with_state"): Function(_rebuild_parameter),
     **{("torch", name): _StorageType(dtype) for name, dtype in STORAGE_DTYPES.items()},
+    **{(module, name): Function(_module) for module, names in _MODULES.items() for name in names.split()},
     **{(module, name): Function(_opaque) for module, names in _OPAQUE.items() for name in names.split()},
 }
 

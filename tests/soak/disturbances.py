@@ -90,9 +90,13 @@ def main() -> int:
 
 
 def interrupt_starts(place: Path, data: Path, rng: random.Random, signals: int, counts: Counter[str]) -> None:
-    """Send a signal in the first seconds, `signals` times, each time resuming the run, and let it end at last."""
+    """Send `signals` signals in the first seconds of a run, each time resuming it, and let it end at last."""
+    ignored = [number.name for number in SIGNALS if signal.getsignal(number) == signal.SIG_IGN]
+    if ignored:  # as in a background job of a shell; the runs would ignore them too
+        raise SystemExit(f"error: this process ignores {', '.join(ignored)}: start it in the foreground")
     run = new_run(place, data, "signals")
-    for _ in range(signals):
+    received = 0
+    while received < signals:
         process = started(run)
         time.sleep(rng.uniform(PYTHON_STARTS, FIRST_SECONDS))
         number = rng.choice(SIGNALS)
@@ -103,8 +107,10 @@ def interrupt_starts(place: Path, data: Path, rng: random.Random, signals: int, 
             shutil.rmtree(run)
             run = new_run(place, data, "signals")
             continue
+        received += 1
         quiet = ended.lines in ([], ["interrupted"])  # a run that saves says so on standard output
-        counts[f"signal: {'one line' if ended.code == 128 + number and quiet else f'OTHER END {ended}'.upper()}"] += 1
+        right = ended.code == 128 + number and quiet
+        counts[f"signal: {'one line' if right else f'{number.name}, OTHER END {ended}'.upper()}"] += 1
     counts[f"after all signals: {outcome(started(run).wait(), (0,))}"] += 1
 
 
