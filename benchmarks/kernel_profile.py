@@ -2,9 +2,9 @@
 
     python benchmarks/kernel_profile.py forward|step [--batch_size 8] [--runs 3]
 
-The rows are sorted by time. A row is a kernel of a layer, summed over the blocks. Gradients of operators of MindSpore have
-rows of their own; a compiled kernel and its gradient share a row, because the profiler of MindSpore gives both the same
-name. The kernels run one after another, so the rows add up to the time of the run, apart from the launches.
+A row is a kernel of a layer, summed over the blocks; the slowest comes first. Gradients of MindSpore's operators have
+rows of their own. A compiled kernel and its gradient share a row, because MindSpore's profiler gives both one name. The
+kernels run one after another, so the rows add up to the time of the run, apart from the launches.
 """
 
 from __future__ import annotations

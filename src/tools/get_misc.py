@@ -112,7 +112,7 @@ def build_train_step(
         layer_decay=config.layer_decay,
         depth=len(network.blocks),
     )
-    optimizer = create_optimizer(config, parameters, groups)
+    optimizer = create_optimizer(config, parameters, groups, network.layers.adamw)
     options = StepOptions(
         loss_scaling=LossScaling(config.loss_scale, config.is_dynamic_loss_scale),
         clip_grad_norm=config.clip_grad_norm if config.use_clip_grad_norm else None,
