@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks.comparison.bars import Bar, bar_chart
+from benchmarks.comparison.benchmarks import reason_of
 from benchmarks.comparison.driver import Side, SideFailed, alternate
+from benchmarks.comparison.instructions import caps, caps_of_kernels
 from benchmarks.comparison.reckoning import Machine, Sizes, Work, forward_work, ratio_of, step_memory, step_work
 from benchmarks.kernel_profile import grouped
 
@@ -98,3 +100,16 @@ def test_the_profile_sums_a_kernel_over_the_blocks():
         {"full_op_name": backward, "op_total_time(ms)": "30.0"},
     ]
     assert grouped(rows, runs=2) == [("gradient of attn/Grad_MatMul/MatMul", 1, 15.0), ("mlp/fc1/MatMul", 2, 5.0)]
+
+
+def test_a_side_that_cannot_compile_gives_the_line_of_its_error():
+    output = "reference step ended:\nTraceback (most recent call last):\ntorch.InductorError: no compiler\n\nhint\n"
+    assert reason_of(SideFailed(output)) == "torch.InductorError: no compiler"
+    assert reason_of(SideFailed("reference step ended:\nKilled\n")) == "Killed"
+
+
+def test_the_cap_removes_avx512_from_the_kernels(monkeypatch):
+    monkeypatch.setattr("benchmarks.comparison.instructions.compiler", lambda: ["ccache", "g++"])
+    assert caps_of_kernels("avx2") == {"CXX": "ccache g++ -mno-avx512f"}
+    assert caps("native") == caps_of_kernels("native") == {}
+    assert caps("avx2")["ONEDNN_MAX_CPU_ISA"] == "AVX2"

@@ -185,6 +185,10 @@ CELLS = {
     ),
     "split heads": (compiled.SplitHeads, (numbers(B, N, 3, H, W), numbers(H * W), numbers(H * W))),
     "swap axes": (compiled.SwapAxes, (numbers(B, N, H, W),)),
+    "drop path": (
+        compiled.DropRows,
+        (numbers(B, N, 130), *(Tensor(np.array(x, np.int32)) for x in ([1, 2, 3], [5, 2**24])), numbers(1)),
+    ),
     "residual": (compiled.Residual, (numbers(B, N, 130), numbers(B, N, 130), *[numbers(130)] * 2, numbers(B))),
 }
 

@@ -69,7 +69,7 @@ CPU = Implementation(
     "cpu", cpu.Attention, cpu.Block, cpu.DropPath, cpu.GELU, LayerNorm, cpu.Linear, cpu.Mlp, cpu.PatchEmbed
 )
 COMPILED = Implementation(
-    "compiled", compiled.Attention, compiled.Block, drop_path_timm.DropPath, CompiledGELU, compiled.LayerNorm,
+    "compiled", compiled.Attention, compiled.Block, compiled.DropPath, CompiledGELU, compiled.LayerNorm,
     compiled.Linear, compiled.Mlp, compiled.PatchEmbed,
 )  # fmt: skip
 PORTABLE = [STOCK, CPU]

@@ -570,6 +570,29 @@ KERNEL(residual_gradient) {
   std::copy(both.begin() + width, both.end(), a[7]);
 }
 
+// src/layers/counter_based_random.py's finalizer of MurmurHash3
+inline uint32_t mix(uint32_t h) {
+  h = (h ^ (h >> 16)) * 0x85EBCA6Bu;
+  h = (h ^ (h >> 13)) * 0xC2B2AE35u;
+  return h ^ (h >> 16);
+}
+
+// x [B, ...], key int32 [B], numbers int32 [2] (of the stream; keep below this number of 2^24), scale [1]
+// -> x * scale for the samples that are kept, 0 * x for the others
+KERNEL(drop_path) {
+  const float *x = a[0], scale = a[3][0];
+  const int32_t *key = static_cast<const int32_t *>(a.data[1]), *numbers = static_cast<const int32_t *>(a.data[2]);
+  float *y = a[4];
+  const int64_t width = a.size(0) / a.axis(0, 0);
+  for_blocks(a.axis(0, 0), width, [=](int64_t begin, int64_t end) {
+    for (int64_t b = begin; b < end; ++b) {
+      const uint32_t bits = mix(mix(static_cast<uint32_t>(key[b]) ^ static_cast<uint32_t>(numbers[0]))) >> 8;
+      const float factor = static_cast<int32_t>(bits) < numbers[1] ? scale : 0.0f;
+      for (int64_t i = b * width; i < (b + 1) * width; ++i) y[i] = x[i] * factor;
+    }
+  });
+}
+
 // ---- The optimizer. One call takes all weights of the network.
 
 struct Piece {  // `size` numbers from `begin` on of the tensor `number`
