@@ -121,7 +121,7 @@ def computation(settings: Settings, machine: Machine, task: str, name: str, work
             sides[COMPILED] = third.enter_context(theirs(settings, task, compiled=True))
         except SideFailed as error:
             notes[COMPILED] = f"not measured: {reason_of(error)}"
-        samples = alternate(sides, settings.rounds, warm_up=2)
+        samples = alternate(sides, settings.rounds, warm_up=1)
     if COMPILED in samples:
         middle, low, high = ratio_of(samples[OURS], samples[COMPILED])
         notes[f"ratio to {COMPILED}"] = f"{middle:.2f} ({low:.2f} to {high:.2f})"

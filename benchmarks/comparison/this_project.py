@@ -70,9 +70,10 @@ def forward_pass(options: dict[str, Any]) -> Callable[[], Any]:
 
     from src.tools import get_misc as build
     from src.tools.fine_tuning import build_network
+    from src.tools.memory_need import need_of
 
     config = configure(options)
-    build.start(config)
+    build.start(config, need_of(config, data.model_config(config)))
     network = build_network(config)
     network.set_train(False)
     image = Tensor(random_batch(options["batch_size"])[0])
@@ -157,8 +158,10 @@ def machine(options: dict[str, Any]) -> None:
     from mindspore import Tensor, ops
 
     from src.tools import get_misc as build
+    from src.tools.memory_need import need_of
 
-    build.start(configure(options))
+    config = configure(options)
+    build.start(config, need_of(config, data.model_config(config)))
     rng = np.random.default_rng(0)
     rows = options["batch_size"] * 197
     left, right = (Tensor(rng.standard_normal(shape, dtype=np.float32)) for shape in ((rows, 768), (3072, 768)))
