@@ -274,7 +274,7 @@ class Mlp(mlp.Mlp):
     def branch(self, x: Tensor, key: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return two tensors whose sum is `construct`: [B, N, dim] and a bias [dim]."""
         if self.drops:
-            return self(x, key), self.no_bias
+            return self.construct(x, key), self.no_bias
         return ops.reshape(self.fc2.product(self.hidden(x)), x.shape), self.fc2.bias
 
 
@@ -295,7 +295,7 @@ class Attention(attention.Attention):
     def branch(self, x: Tensor, shared_bias: Tensor | None, key: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return two tensors whose sum is `construct`: [B, N, dim] and a bias [dim]."""
         if self.drops:
-            return self(x, shared_bias, key), self.no_bias
+            return self.construct(x, shared_bias, key), self.no_bias
         return ops.reshape(self.proj.product(self.heads(x, shared_bias)), x.shape), self.proj.bias
 
     def queries_keys_values(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
