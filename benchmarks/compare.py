@@ -38,6 +38,7 @@ def main() -> int:
         images=arguments.images,
         image_count=arguments.image_count,
         isa=arguments.isa,
+        compiled=not arguments.no_compiled,
     )
     known = {**BENCHMARKS, **GPU_BENCHMARKS} if arguments.device_target == "GPU" else dict(BENCHMARKS)
     chosen = arguments.only.split(",") if arguments.only else list(known)
@@ -72,6 +73,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--device_target", choices=("CPU", "GPU"), default="CPU", help="GPU adds its benchmarks")
     parser.add_argument(
         "--isa", choices=ISAS, default=NATIVE, help="avx2 caps all sides, for a processor that has more"
+    )
+    parser.add_argument(
+        "--no_compiled", action="store_true", help="without timm compiled, which takes minutes to compile"
     )
     parser.add_argument("--only", metavar="NAME,...", help=f"some of {','.join((*BENCHMARKS, *GPU_BENCHMARKS))}")
     parser.add_argument("--rounds", type=int, default=7)

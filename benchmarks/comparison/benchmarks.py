@@ -45,6 +45,7 @@ class Settings:
     images: Path
     image_count: int
     isa: str
+    compiled: bool
 
 
 @dataclass(frozen=True)
@@ -113,12 +114,16 @@ def step(settings: Settings, machine: Machine) -> Result:
 
 
 def computation(settings: Settings, machine: Machine, task: str, name: str, work: str, floor: float) -> Result:
-    """Compare this project, timm and timm compiled by torch; a side that cannot compile gives its reason in a note."""
+    """Compare this project, timm and, if chosen, timm compiled by torch.
+
+    If timm cannot be compiled, a note has the reason.
+    """
     notes = {"products": ", ".join(f"{side} {flops / 1e9:.0f} GFLOP/s" for side, flops in machine.products.items())}
     with ours(settings, task) as our_side, theirs(settings, task) as their_side, ExitStack() as third:
         sides = {OURS: our_side, THEIRS: their_side}
         try:
-            sides[COMPILED] = third.enter_context(theirs(settings, task, compiled=True))
+            if settings.compiled:
+                sides[COMPILED] = third.enter_context(theirs(settings, task, compiled=True))
         except SideFailed as error:
             notes[COMPILED] = f"not measured: {reason_of(error)}"
         samples = alternate(sides, settings.rounds, warm_up=1)
