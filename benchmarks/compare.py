@@ -22,13 +22,23 @@ from benchmarks.comparison.bars import Bar, bar_chart
 from benchmarks.comparison.benchmarks import BENCHMARKS, Result, Settings, measure_machine
 from benchmarks.comparison.driver import SideFailed
 from benchmarks.comparison.gpu import GPU_BENCHMARKS, gpu_missing
+from benchmarks.comparison.instructions import AVX2, ISAS, NATIVE
 from benchmarks.comparison.reckoning import Machine
+
+VECTORS = {"avx512f": "AVX-512", "avx2": "AVX2"}  # flag of the processor -> name
 
 
 def main() -> int:
     arguments = parse()
     settings = Settings(
-        arguments.reference, "CPU", arguments.batch_size, arguments.rounds, arguments.images, arguments.image_count
+        reference=arguments.reference,
+        device_target="CPU",
+        batch_size=arguments.batch_size,
+        rounds=arguments.rounds,
+        images=arguments.images,
+        image_count=arguments.image_count,
+        isa=arguments.isa,
+        compiled=not arguments.no_compiled,
     )
     known = {**BENCHMARKS, **GPU_BENCHMARKS} if arguments.device_target == "GPU" else dict(BENCHMARKS)
     chosen = arguments.only.split(",") if arguments.only else list(known)
@@ -40,7 +50,8 @@ def main() -> int:
             print(f"no GPU benchmark: {reason}")
             chosen = [name for name in chosen if name not in GPU_BENCHMARKS]
         machine, facts = measure_machine(settings)
-        print(describe_machine(machine, facts))
+        description = describe_machine(machine, facts, arguments.isa)
+        print(description)
         results = []
         for name in chosen:
             found = known[name](settings, machine)
@@ -51,7 +62,7 @@ def main() -> int:
         print(error, file=sys.stderr)
         return 1
     if arguments.output is not None:
-        write(arguments.output, results, machine, facts)
+        write(arguments.output, results, machine, description)
     return 0
 
 
@@ -60,6 +71,12 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--reference", type=Path, required=True, metavar="PYTHON")
     parser.add_argument("--output", type=Path, help="JSON file for all results; a PNG chart is written beside it")
     parser.add_argument("--device_target", choices=("CPU", "GPU"), default="CPU", help="GPU adds its benchmarks")
+    parser.add_argument(
+        "--isa", choices=ISAS, default=NATIVE, help="avx2 caps all sides, for a processor that has more"
+    )
+    parser.add_argument(
+        "--no_compiled", action="store_true", help="without timm compiled, which takes minutes to compile"
+    )
     parser.add_argument("--only", metavar="NAME,...", help=f"some of {','.join((*BENCHMARKS, *GPU_BENCHMARKS))}")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--batch_size", type=int, default=8)
@@ -68,16 +85,19 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def describe_machine(machine: Machine, facts: dict[str, Any]) -> str:
-    """Return two lines that describe the processor, the package versions and the measured rates."""
+def describe_machine(machine: Machine, facts: dict[str, Any], isa: str) -> str:
+    """Return two lines that describe the processor, its instructions, the package versions and the measured rates."""
     cpu = [
         line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
     ]
+    flags = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags")), "")
+    vectors = next((name for flag, name in VECTORS.items() if flag in flags.split()), "neither AVX-512 nor AVX2")
+    capped = ", all sides capped at AVX2" if isa == AVX2 else ""
     versions = "; ".join(side["version"] for side in facts.values())
     products = ", ".join(f"{name} {side['flops'] / 1e9:.0f} GFLOP/s" for name, side in facts.items())
     load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
     return (
-        f"{os.cpu_count()} cores ({cpu[0] if cpu else 'unknown'}), {versions}, load {load}\n"
+        f"{os.cpu_count()} cores ({cpu[0] if cpu else 'unknown'}, {vectors}{capped}), {versions}, load {load}\n"
         f"matrix product {products}; copy {machine.bytes_per_second / 1e9:.0f} GB/s"
     )
 
@@ -98,11 +118,11 @@ def table_row(result: Result) -> str:
     return "\n".join(lines)
 
 
-def write(path: Path, results: list[Result], machine: Machine, facts: dict[str, Any]) -> None:
+def write(path: Path, results: list[Result], machine: Machine, description: str) -> None:
     """Write the JSON file, and a PNG chart of the ratios beside it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     report = {
-        "machine": describe_machine(machine, facts),
+        "machine": description,
         "flops": machine.flops,
         "bytes_per_second": machine.bytes_per_second,
         "results": [result.as_json() for result in results],

@@ -8,8 +8,11 @@ from pathlib import Path
 import pytest
 
 from benchmarks.comparison.bars import Bar, bar_chart
+from benchmarks.comparison.benchmarks import reason_of
 from benchmarks.comparison.driver import Side, SideFailed, alternate
+from benchmarks.comparison.instructions import caps, caps_of_kernels
 from benchmarks.comparison.reckoning import Machine, Sizes, Work, forward_work, ratio_of, step_memory, step_work
+from benchmarks.kernel_profile import grouped
 
 BASE = Sizes(embed_dim=768, depth=12, num_heads=12, patch_size=16, image_size=224, num_classes=1000)
 
@@ -84,3 +87,29 @@ def test_sides_work_in_turn_and_warming_up_is_not_counted():
 def test_a_side_that_fails_tells_what_it_printed():
     with pytest.raises(SideFailed, match="KeyError: 'no such task'"):
         Side(Path(sys.executable), "this_project", "no such task", {})
+
+
+def test_the_profile_sums_a_kernel_over_the_blocks():
+    forward = "Default/network-VisionTransformer/blocks-CellList/{}-Block/mlp-Mlp/fc1-Linear/MatMul-op{}"
+    backward = (
+        "Gradients/Default/network-VisionTransformer/blocks-CellList/0-Block/attn-Attention/Grad_MatMul/MatMul-op7"
+    )
+    rows = [
+        {"full_op_name": forward.format(0, 3), "op_total_time(ms)": "4.0"},
+        {"full_op_name": forward.format(11, 12), "op_total_time(ms)": "6.0"},
+        {"full_op_name": backward, "op_total_time(ms)": "30.0"},
+    ]
+    assert grouped(rows, runs=2) == [("gradient of attn/Grad_MatMul/MatMul", 1, 15.0), ("mlp/fc1/MatMul", 2, 5.0)]
+
+
+def test_a_side_that_cannot_compile_gives_the_line_of_its_error():
+    output = "reference step ended:\nTraceback (most recent call last):\ntorch.InductorError: no compiler\n\nhint\n"
+    assert reason_of(SideFailed(output)) == "torch.InductorError: no compiler"
+    assert reason_of(SideFailed("reference step ended:\nKilled\n")) == "Killed"
+
+
+def test_the_cap_removes_avx512_from_the_kernels(monkeypatch):
+    monkeypatch.setattr("benchmarks.comparison.instructions.compiler", lambda: ["ccache", "g++"])
+    assert caps_of_kernels("avx2") == {"CXX": "ccache g++ -mno-avx512f"}
+    assert caps("native") == caps_of_kernels("native") == {}
+    assert caps("avx2")["ONEDNN_MAX_CPU_ISA"] == "AVX2"

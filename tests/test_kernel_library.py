@@ -14,6 +14,7 @@ import pytest
 from mindspore import Tensor, nn, ops
 
 from src.layers import compiled
+from src.layers.compiled_update import SquareSum, adamw
 from src.runtime import kernel_library as library
 from tests.networks import LIBRARY
 
@@ -173,8 +174,8 @@ def numbers(*shape: int) -> Tensor:
 B, N, H, W = 3, 70, 2, 64
 # Each cell with its inputs: more than one block of work, and a last block that is not full.
 CELLS = {
-    "gelu": (lambda: compiled.GELU(), (numbers(301, 130),)),
-    "tanh gelu": (lambda: compiled.GELU(True), (numbers(301, 130),)),
+    "gelu": (lambda: compiled.BiasedGELU(), (numbers(301, 130), numbers(130))),
+    "tanh gelu": (lambda: compiled.BiasedGELU(True), (numbers(301, 130), numbers(130))),
     "add row": (compiled.AddRow, (numbers(700, 130), numbers(130))),
     "layer norm": (lambda: compiled.Normalize(1e-6), (numbers(700, 130), numbers(130), numbers(130))),
     "softmax": (compiled.Softmax, (numbers(B, H, N, N),)),
@@ -184,7 +185,11 @@ CELLS = {
     ),
     "split heads": (compiled.SplitHeads, (numbers(B, N, 3, H, W), numbers(H * W), numbers(H * W))),
     "swap axes": (compiled.SwapAxes, (numbers(B, N, H, W),)),
-    "residual": (compiled.Residual, (numbers(B, N, 130), numbers(B, N, 130), numbers(130), numbers(B))),
+    "drop path": (
+        compiled.DropRows,
+        (numbers(B, N, 130), *(Tensor(np.array(x, np.int32)) for x in ([1, 2, 3], [5, 2**24])), numbers(1)),
+    ),
+    "residual": (compiled.Residual, (numbers(B, N, 130), numbers(B, N, 130), *[numbers(130)] * 2, numbers(B))),
 }
 
 
@@ -267,7 +272,7 @@ def test_a_score_far_below_the_largest_has_a_probability_of_zero():
 @needs_compiler
 def test_float16_is_refused():
     with pytest.raises(TypeError, match="computes in float32"):
-        compiled.GELU()(Tensor(np.ones(3, np.float16)))
+        compiled.Softmax()(Tensor(np.ones((1, 1, 3, 3), np.float16)))
 
 
 @needs_compiler
@@ -277,12 +282,12 @@ import ctypes, os, signal
 import numpy as np
 loaded = ctypes.CDLL({str(LIBRARY)!r})
 loaded.set_threads(3)
-x = np.ones(100_000, np.float32)
+x, row = np.ones(100_000, np.float32), np.zeros(100, np.float32)
 def call():
-    data = (ctypes.c_void_p * 2)(x.ctypes.data, y.ctypes.data)
-    shape = (ctypes.c_int64 * 1)(x.size)
-    shapes = (ctypes.POINTER(ctypes.c_int64) * 2)(shape, shape)
-    loaded.exact_gelu(2, data, (ctypes.c_int * 2)(1, 1), shapes, None, None, None)
+    data = (ctypes.c_void_p * 3)(x.ctypes.data, row.ctypes.data, y.ctypes.data)
+    shape = (ctypes.c_int64 * 2)(len(x) // len(row), len(row))
+    shapes = (ctypes.POINTER(ctypes.c_int64) * 3)(shape, shape, shape)
+    loaded.exact_gelu(3, data, (ctypes.c_int * 3)(2, 1, 2), shapes, None, None, None)
     return y[-1] == y[0] != 0
 y = np.zeros_like(x)
 assert call()
@@ -294,3 +299,51 @@ if child == 0:
 assert os.waitpid(child, 0)[1] == 0
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+class Update(nn.Cell):
+    """A step of AdamW for three weights, the sum of squares of their gradients, and a weight before and after it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        sizes = (70_000, 3, 40_001)
+        kinds = ("weight", "first", "second")
+        self.state = [
+            ms.ParameterTuple([ms.Parameter(numbers(size).abs(), name=f"{kind}{size}") for size in sizes])
+            for kind in kinds
+        ]
+        self.weights, self.first, self.second = self.state
+        self.update = adamw(len(sizes))
+        self.square_sum = SquareSum()
+        self.scales = (
+            Tensor(np.float32([0.9, 0.999, 1e-8])),
+            Tensor(np.float32([1, 2, 3])),
+            Tensor(np.ones(3, np.float32)),
+        )
+
+    def construct(self, factor: Tensor, step: Tensor, applied: Tensor) -> tuple[Tensor, ...]:
+        gradients = (self.second[0] * 2.0, self.second[1] * 2.0, self.second[2] * 2.0)
+        before = self.weights[2] * 1.0
+        settings, rates, decays = self.scales
+        numbers = (factor, factor, factor, step, applied)
+        self.update(settings, rates, decays, *numbers, *self.weights, *self.first, *self.second, *gradients)
+        return before, self.weights[2] * 1.0, self.square_sum(gradients)
+
+
+@needs_compiler
+def test_an_update_has_its_place_among_what_reads_the_weights_and_the_same_bits_with_any_number_of_threads(threads):
+    ms.set_context(mode=ms.GRAPH_MODE)
+    found = []
+    for count in (1, 2, 5):
+        threads(count)
+        cell = Update()
+        at_first = cell.weights[2].asnumpy().copy()
+        results = cell(Tensor(0.1, ms.float32), Tensor(2, ms.int32), Tensor(True))
+        before, after, squares = (result.asnumpy() for result in results)
+        np.testing.assert_array_equal(before, at_first)
+        np.testing.assert_array_equal(after, cell.weights[2].asnumpy())
+        assert (after != before).all()
+        found.append([squares, *(parameter.asnumpy() for parameter in cell.get_parameters())])
+    for other in found[1:]:
+        for one, many in zip(found[0], other):
+            np.testing.assert_array_equal(one, many)

@@ -12,11 +12,14 @@ from mindspore import dtype as mstype
 
 from src.config import Config, parse_args
 from src.errors import UserError
+from src.layers.compiled_update import adamw
 from src.tools.optimizer import ParameterGroup, create_optimizer, parameter_groups
 from tests.golden import recipe_inputs as inputs
-from tests.networks import small_network
+from tests.networks import LIBRARY, small_network
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "recipe.npz")
+needs_compiler = pytest.mark.skipif(LIBRARY is None, reason="the kernels are not compiled")
+OPTIMIZERS = ["adamw", "momentum", pytest.param("compiled adamw", marks=needs_compiler)]
 MODES = {"graph": mindspore.GRAPH_MODE, "pynative": mindspore.PYNATIVE_MODE}
 
 
@@ -35,14 +38,18 @@ def mode(request):
 def make(name: str, values: dict[str, np.ndarray], dtype=mstype.float32):
     parameters = [Parameter(Tensor(value, dtype), name=key) for key, value in values.items()]
     groups = {key: ParameterGroup(*inputs.OPTIMIZER_GROUPS[key]) for key in values}
-    config = Config(optimizer=name, beta=inputs.BETA, eps=inputs.OPTIMIZER_EPS, momentum=inputs.MOMENTUM)
-    return parameters, create_optimizer(config, parameters, groups)
+    compiled = name == "compiled adamw"
+    config = Config(
+        optimizer="adamw" if compiled else name, beta=inputs.BETA, eps=inputs.OPTIMIZER_EPS, momentum=inputs.MOMENTUM
+    )
+    return parameters, create_optimizer(config, parameters, groups, adamw if compiled else None)
 
 
 def step(optimizer, gradient: dict[str, np.ndarray], rate: float, applied: bool = True) -> None:
     # mutable: a plain tuple would be a constant of the graph, and every step would compile again
-    gradients = mindspore.mutable(tuple(Tensor(gradient[weight.name]) for weight in optimizer.weights))
-    optimizer(gradients, Tensor(rate, mstype.float32), Tensor(1.0), Tensor(applied))
+    gradients = mindspore.mutable(tuple(Tensor(4 * gradient[weight.name]) for weight in optimizer.weights))
+    factor = 0.25 if applied else 0.0
+    optimizer(gradients, *(Tensor(number, mstype.float32) for number in (factor, rate, 1.0)), Tensor(applied))
 
 
 @pytest.mark.parametrize(
@@ -95,7 +102,7 @@ def test_values_outside_the_limits_of_an_option_are_refused(name, values, limits
         assert all(limit in str(error.value) for limit in limits)
 
 
-@pytest.mark.parametrize("name", ["adamw", "momentum"])
+@pytest.mark.parametrize("name", OPTIMIZERS)
 @pytest.mark.usefixtures("mode")
 def test_every_step_is_the_one_of_torch(name):
     values, gradients = inputs.optimizer_values()
@@ -103,27 +110,28 @@ def test_every_step_is_the_one_of_torch(name):
     for number, (rate, gradient) in enumerate(zip(inputs.OPTIMIZER_LRS, gradients)):
         step(optimizer, gradient, rate)
         for parameter in parameters:
-            expected = GOLDEN[f"{name}_{parameter.name}"][number]
+            expected = GOLDEN[f"{name.removeprefix('compiled ')}_{parameter.name}"][number]
             np.testing.assert_allclose(parameter.asnumpy(), expected, rtol=2e-6, atol=2e-6, err_msg=f"step {number}")
 
 
-@pytest.mark.parametrize("name", ["adamw", "momentum"])
+@pytest.mark.parametrize("name", OPTIMIZERS)
 def test_a_step_that_is_not_applied_changes_nothing(name):
     values, gradients = inputs.optimizer_values()
     _, optimizer = make(name, values)
-    zeros = {key: np.zeros_like(value) for key, value in values.items()}
-    step(optimizer, zeros, 0.1, applied=False)  # also as the very first step
+    bad = {key: np.full_like(value, np.nan if key == "a" else np.inf) for key, value in values.items()}
+    step(optimizer, bad, 0.1, applied=False)  # also as the very first step
     step(optimizer, gradients[0], 0.1)
     before = {p.name: p.asnumpy().copy() for p in optimizer.get_parameters()}
-    step(optimizer, zeros, 0.1, applied=False)
+    step(optimizer, bad, 0.1, applied=False)
     for parameter in optimizer.get_parameters():
         np.testing.assert_array_equal(parameter.asnumpy(), before[parameter.name], err_msg=parameter.name)
     assert not np.array_equal(before["a"], values["a"])
 
 
-def test_the_step_counts_applied_updates_only():
+@pytest.mark.parametrize("name", OPTIMIZERS[::2])
+def test_the_step_counts_applied_updates_only(name):
     values, gradients = inputs.optimizer_values()
-    _, optimizer = make("adamw", values)
+    _, optimizer = make(name, values)
     for applied in (False, True, False, True):
         step(optimizer, gradients[0], 0.1, applied)
     assert int(optimizer.step.asnumpy()) == 2

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.comparison.driver import Side, alternate, time_command
+from benchmarks.comparison.driver import Side, SideFailed, alternate, time_command
 from benchmarks.comparison.images import make_images
+from benchmarks.comparison.instructions import caps, caps_of_kernels
 from benchmarks.comparison.reckoning import (
     Machine,
     Ratio,
@@ -23,7 +26,7 @@ from benchmarks.comparison.reckoning import (
     step_work,
 )
 
-OURS, THEIRS = "this project", "timm"
+OURS, THEIRS, COMPILED = "this project", "timm", "timm compiled"
 BASE = Sizes(embed_dim=768, depth=12, num_heads=12, patch_size=16, image_size=224, num_classes=1000)
 LOADER_BATCH = 64
 WORKERS = 2
@@ -41,6 +44,8 @@ class Settings:
     rounds: int
     images: Path
     image_count: int
+    isa: str
+    compiled: bool
 
 
 @dataclass(frozen=True)
@@ -73,16 +78,17 @@ class Result:
 
 def ours(settings: Settings, task: str, **options: Any) -> Side:
     """Start this project's side in the current interpreter."""
-    return Side(Path(sys.executable), "this_project", task, common(settings) | options)
+    environment = caps(settings.isa) | caps_of_kernels(settings.isa)
+    return Side(Path(sys.executable), "this_project", task, common(settings) | options, environment)
 
 
 def theirs(settings: Settings, task: str, **options: Any) -> Side:
     """Start the reference's side."""
-    return Side(settings.reference, "reference", task, common(settings) | options)
+    return Side(settings.reference, "reference", task, common(settings) | options, caps(settings.isa))
 
 
 def common(settings: Settings) -> dict[str, Any]:
-    return {"batch_size": settings.batch_size, "device_target": settings.device_target}
+    return {"batch_size": settings.batch_size, "device_target": settings.device_target, "isa": settings.isa}
 
 
 def measure_machine(settings: Settings) -> tuple[Machine, dict[str, Any]]:
@@ -91,40 +97,57 @@ def measure_machine(settings: Settings) -> tuple[Machine, dict[str, Any]]:
         facts = {OURS: our_side.facts}
     with theirs(settings, "machine") as their_side:
         facts[THEIRS] = their_side.facts
-    flops = max(float(side["flops"]) for side in facts.values())
-    return Machine(flops, float(facts[THEIRS]["bytes_per_second"])), facts
+    products = {name: float(side["flops"]) for name, side in facts.items()}
+    return Machine(max(products.values()), float(facts[THEIRS]["bytes_per_second"]), products), facts
 
 
 def forward(settings: Settings, machine: Machine) -> Result:
-    with ours(settings, "forward") as our_side, theirs(settings, "forward") as their_side:
-        samples = alternate({OURS: our_side, THEIRS: their_side}, settings.rounds, warm_up=2)
-        return Result(
-            name="forward",
-            work=f"logits of {settings.batch_size} images, BEiT-base 224, float32, exact GELU",
-            unit=SECONDS,
-            values=medians(samples),
-            samples=samples,
-            ratio=ratio_of(samples[OURS], samples[THEIRS]),
-            target="at least 1.0 times as fast",
-            target_ratio=1.0,
-            floor=forward_work(BASE, settings.batch_size).floor(machine),
-        )
+    work = f"logits of {settings.batch_size} images, BEiT-base 224, float32, exact GELU"
+    floor = forward_work(BASE, settings.batch_size).floor(machine)
+    return computation(settings, machine, "forward", "forward", work, floor)
 
 
 def step(settings: Settings, machine: Machine) -> Result:
-    with ours(settings, "step") as our_side, theirs(settings, "step") as their_side:
-        samples = alternate({OURS: our_side, THEIRS: their_side}, settings.rounds, warm_up=1)
-        return Result(
-            name="training step",
-            work=f"{settings.batch_size} images: forward, backward, clipping, AdamW with layer decay, drop path 0.1",
-            unit=SECONDS,
-            values=medians(samples),
-            samples=samples,
-            ratio=ratio_of(samples[OURS], samples[THEIRS]),
-            target="at least 1.0 times as fast",
-            target_ratio=1.0,
-            floor=step_work(BASE, settings.batch_size).floor(machine),
-        )
+    work = f"{settings.batch_size} images: forward, backward, clipping, AdamW with layer decay, drop path 0.1"
+    floor = step_work(BASE, settings.batch_size).floor(machine)
+    return computation(settings, machine, "step", "training step", work, floor)
+
+
+def computation(settings: Settings, machine: Machine, task: str, name: str, work: str, floor: float) -> Result:
+    """Compare this project, timm and, if chosen, timm compiled by torch.
+
+    If timm cannot be compiled, a note has the reason.
+    """
+    notes = {"products": ", ".join(f"{side} {flops / 1e9:.0f} GFLOP/s" for side, flops in machine.products.items())}
+    with ours(settings, task) as our_side, theirs(settings, task) as their_side, ExitStack() as third:
+        sides = {OURS: our_side, THEIRS: their_side}
+        try:
+            if settings.compiled:
+                sides[COMPILED] = third.enter_context(theirs(settings, task, compiled=True))
+        except SideFailed as error:
+            notes[COMPILED] = f"not measured: {reason_of(error)}"
+        samples = alternate(sides, settings.rounds, warm_up=1)
+    if COMPILED in samples:
+        middle, low, high = ratio_of(samples[OURS], samples[COMPILED])
+        notes[f"ratio to {COMPILED}"] = f"{middle:.2f} ({low:.2f} to {high:.2f})"
+    return Result(
+        name=name,
+        work=work,
+        unit=SECONDS,
+        values=medians(samples),
+        samples=samples,
+        ratio=ratio_of(samples[OURS], samples[THEIRS]),
+        target="at least 1.0 times as fast",
+        target_ratio=1.0,
+        floor=floor,
+        notes=notes,
+    )
+
+
+def reason_of(error: SideFailed) -> str:
+    """Return the line of a side's output that names an error, or the last one."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return next((line for line in reversed(lines) if re.match(r"[\w.]*(Error|Exception)\b", line)), lines[-1])
 
 
 def memory(settings: Settings, machine: Machine) -> Result:

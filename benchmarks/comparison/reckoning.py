@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -27,10 +27,14 @@ def ratio_of(seconds: Sequence[float], reference: Sequence[float]) -> Ratio:
 
 
 class Machine(NamedTuple):
-    """Measured rates per second: floating-point operations of a large matrix product, bytes of a copy."""
+    """Measured rates per second: operations of a large matrix product by the faster side, bytes of a copy.
+
+    `products` has the operations by each side.
+    """
 
     flops: float
     bytes_per_second: float
+    products: Mapping[str, float] = {}
 
 
 class Work(NamedTuple):

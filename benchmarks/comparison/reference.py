@@ -17,6 +17,7 @@ import torch
 from timm.data import FastCollateMixup, create_dataset, create_loader
 from timm.loss import SoftTargetCrossEntropy
 from timm.optim import create_optimizer_v2
+from torch._inductor import config as inductor
 
 from benchmarks.comparison.protocol import serve
 
@@ -28,6 +29,8 @@ MACHINE_ROUNDS = 20
 
 def main() -> None:
     task, options = sys.argv[1], json.loads(sys.argv[2])
+    if options.get("isa") == "avx2":
+        inductor.cpp.simdlen = 256  # bits; torch.compile does not follow ATEN_CPU_CAPABILITY
     TASKS[task](options)
 
 

@@ -48,24 +48,40 @@ def configure(options: dict[str, Any]) -> Config:
 
 def forward(options: dict[str, Any]) -> None:
     """Run a batch in evaluation mode with exact GELU, in graph mode."""
-    from mindspore import Tensor
-
-    from src.tools import get_misc as build
-    from src.tools.fine_tuning import build_network
-
-    config = configure(options)
-    build.start(config)
-    network = build_network(config)
-    network.set_train(False)
-    image = Tensor(random_batch(options["batch_size"])[0])
-    first = timed(lambda: network(image).asnumpy())
-    second = timed(lambda: network(image).asnumpy())
-    facts = {"compile_seconds": first - second, **device_memory(config.device_target)}
-    serve({**facts, **versions()}, lambda: last(lambda: network(image), options).asnumpy())
+    serve_compiled(forward_pass(options), options)
 
 
 def step(options: dict[str, Any]) -> None:
     """Run a training step on arrays in memory; the loss is copied to the host."""
+    serve_compiled(training_step(options), options)
+
+
+def serve_compiled(work: Callable[[], Any], options: dict[str, Any]) -> None:
+    """Serve `work`, which returns a tensor and compiles its graph in its first call."""
+    first = timed(lambda: work().asnumpy())
+    later = timed(lambda: work().asnumpy())
+    facts = {"compile_seconds": first - later, **device_memory(options.get("device_target", "CPU"))}
+    serve({**facts, **versions()}, lambda: last(work, options).asnumpy())
+
+
+def forward_pass(options: dict[str, Any]) -> Callable[[], Any]:
+    """Return a function that gives the logits of a batch of random images."""
+    from mindspore import Tensor
+
+    from src.tools import get_misc as build
+    from src.tools.fine_tuning import build_network
+    from src.tools.memory_need import need_of
+
+    config = configure(options)
+    build.start(config, need_of(config, data.model_config(config)))
+    network = build_network(config)
+    network.set_train(False)
+    image = Tensor(random_batch(options["batch_size"])[0])
+    return lambda: network(image)
+
+
+def training_step(options: dict[str, Any]) -> Callable[[], Any]:
+    """Return a function that takes a training step with a random batch and gives its loss, float32 [1]."""
     from mindspore import Tensor
 
     from src.tools import get_misc as build
@@ -82,11 +98,8 @@ def step(options: dict[str, Any]) -> None:
     schedules = Schedules(np.full(STEPS, 1e-4), np.full(STEPS, config.weight_decay))
     train_step = build.build_train_step(config, network, objective, schedules, ranks)
     train_step = cached_step(train_step, config, STEPS, ranks.size)
-    image, target, key = (Tensor(array) for array in random_batch(options["batch_size"]))
-    first = timed(lambda: train_step(image, target, key)[0].asnumpy())
-    later = timed(lambda: train_step(image, target, key)[0].asnumpy())
-    facts = {"compile_seconds": first - later, **device_memory(config.device_target)}
-    serve({**facts, **versions()}, lambda: last(lambda: train_step(image, target, key)[0], options).asnumpy())
+    batch = [Tensor(array) for array in random_batch(options["batch_size"])]
+    return lambda: train_step(*batch)[0]
 
 
 def train_pipeline(options: dict[str, Any]) -> None:
@@ -145,8 +158,10 @@ def machine(options: dict[str, Any]) -> None:
     from mindspore import Tensor, ops
 
     from src.tools import get_misc as build
+    from src.tools.memory_need import need_of
 
-    build.start(configure(options))
+    config = configure(options)
+    build.start(config, need_of(config, data.model_config(config)))
     rng = np.random.default_rng(0)
     rows = options["batch_size"] * 197
     left, right = (Tensor(rng.standard_normal(shape, dtype=np.float32)) for shape in ((rows, 768), (3072, 768)))

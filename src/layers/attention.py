@@ -46,10 +46,14 @@ class Attention(nn.Cell):
 
     def construct(self, x: Tensor, shared_bias: Tensor | None = None, key: Tensor | None = None) -> Tensor:
         """`x` [B, N, dim], `shared_bias` [heads, N, N], `key` int32 [B] for dropout -> [B, N, dim]."""
+        return self.proj_drop(self.proj(self.heads(x, shared_bias)), key)
+
+    def heads(self, x: Tensor, shared_bias: Tensor | None) -> Tensor:
+        """`x` [B, N, dim] -> the weighted sums of the values, the heads side by side, [B, N, dim]."""
         q, k, v = self.queries_keys_values(x)
         attention = ops.cast(self.probabilities(q, k, shared_bias), self.matmul_dtype)
         heads = ops.cast(self.weighted_sum(attention, ops.cast(v, self.matmul_dtype)), self.activation_dtype)
-        return self.proj_drop(self.proj(self.merge_heads(heads)), key)
+        return self.merge_heads(heads)
 
     def queries_keys_values(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """`x` [B, N, dim] -> three tensors [B, heads, N, head_dim] from one multiplication; the queries are scaled."""

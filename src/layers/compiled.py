@@ -9,39 +9,22 @@ MindSpore then compiles their source once.
 
 import functools
 import math
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
-from src.layers import attention, layer_norm, linear, mlp, patch_embed, transformer_block
+from src.layers import attention, drop_path_timm, layer_norm, linear, mlp, patch_embed, transformer_block
 from src.layers.block_config import BlockConfig
-from src.layers.cpu import square_sum
+from src.layers.compiled_update import SquareSum, adamw
+from src.layers.counter_based_random import keep_threshold, stream_number
+from src.layers.custom_identity import Identity
+from src.layers.kernel import kernel, use_library
 from src.layers.layers import Layers
 from src.layers.precision import Precision
 
 Shape = tuple[int, ...]
-
-_library: list[Path] = []  # the library of this process, set by `compiled_layers`
-
-
-def kernel(function: str, shapes: Callable[..., Any], outputs: int = 1) -> ops.Custom:
-    """Return a function of the library as an operator.
-
-    `shapes` takes the shapes of the inputs and returns that of the output, or one for each of several `outputs`. It
-    must depend on nothing else: MindSpore calls it once for all operators of a function with inputs of these shapes.
-    """
-
-    def types(*inputs: ms.Type) -> Any:
-        for kind in inputs:
-            if "Float16" in str(kind) or "Float64" in str(kind):
-                raise TypeError(f"the kernel {function} computes in float32, but an input is {kind}")
-        return inputs[0] if outputs == 1 else (inputs[0],) * outputs
-
-    return ops.Custom(f"{_library[-1]}:{function}", shapes, types, "aot")
 
 
 def _like_first(*shapes: Shape) -> Shape:
@@ -65,22 +48,23 @@ class AddRow(nn.Cell):
         return dout, self.sum_rows(dout)
 
 
-class GELU(nn.Cell):
-    """`src.layers.gelu.GELU`."""
+class BiasedGELU(nn.Cell):
+    """`src.layers.gelu.GELU` of `x` [M, D] + `row` [D]."""
 
     def __init__(self, approximate: bool = False) -> None:
         super().__init__()
         name = "tanh_gelu" if approximate else "exact_gelu"
         self.gelu = kernel(name, _like_first)
-        self.gradient = kernel(f"{name}_gradient", _like_first)
+        self.gradient = kernel(f"{name}_gradient", lambda x, row, dy: (x, row), outputs=2)
 
-    def construct(self, x: Tensor) -> Tensor:
-        """`x` float32 of any shape -> the same shape."""
-        return self.gelu(x)
+    def construct(self, x: Tensor, row: Tensor) -> Tensor:
+        """-> [M, D]."""
+        return self.gelu(x, row)
 
-    def bprop(self, x: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor]:
-        """Gradient with respect to `x`."""
-        return (self.gradient(x, dout),)
+    def bprop(self, x: Tensor, row: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, Tensor]:
+        """Gradients with respect to `x` and `row`."""
+        dx, drow = self.gradient(x, row, dout)
+        return dx, drow
 
 
 class Normalize(nn.Cell):
@@ -189,23 +173,42 @@ class SwapAxes(nn.Cell):
 
 
 class Residual(nn.Cell):
-    """`x` + `factors` * `gamma` * `branch`: `x` and `branch` [B, N, D], `gamma` [D], `factors` [B]."""
+    """`x` + `factors` * `gamma` * (`branch` + `bias`): `x`, `branch` [B, N, D], `bias`, `gamma` [D], `factors` [B]."""
 
     def __init__(self) -> None:
         super().__init__()
         self.add = kernel("residual", _like_first)
-        self.gradient = kernel("residual_gradient", lambda branch, gamma, factors, dy: (branch, gamma), outputs=2)
+        self.gradient = kernel("residual_gradient", lambda branch, *rows: (branch, rows[0], rows[0]), outputs=3)
 
-    def construct(self, x: Tensor, branch: Tensor, gamma: Tensor, factors: Tensor) -> Tensor:
+    def construct(self, x: Tensor, branch: Tensor, bias: Tensor, gamma: Tensor, factors: Tensor) -> Tensor:
         """-> [B, N, D]."""
-        return self.add(x, branch, gamma, factors)
+        return self.add(x, branch, bias, gamma, factors)
 
     def bprop(
-        self, x: Tensor, branch: Tensor, gamma: Tensor, factors: Tensor, out: Tensor, dout: Tensor
+        self, x: Tensor, branch: Tensor, bias: Tensor, gamma: Tensor, factors: Tensor, out: Tensor, dout: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Gradients with respect to all inputs but `factors`, which are random and have none."""
+        dbranch, dbias, dgamma = self.gradient(branch, bias, gamma, factors, dout)
+        return dout, dbranch, dbias, dgamma, ops.zeros_like(factors)
+
+
+class DropRows(nn.Cell):
+    """Drop samples of `x` [B, ...]; `key`, `numbers` and `scale` are those of the kernel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.drop = kernel("drop_path", _like_first)
+
+    def construct(self, x: Tensor, key: Tensor, numbers: Tensor, scale: Tensor) -> Tensor:
+        """-> [B, ...]."""
+        return self.drop(x, key, numbers, scale)
+
+    def bprop(
+        self, x: Tensor, key: Tensor, numbers: Tensor, scale: Tensor, out: Tensor, dout: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Gradients with respect to `x`, `branch` and `gamma`; `factors` are random and have none."""
-        dbranch, dgamma = self.gradient(branch, gamma, factors, dout)
-        return dout, dbranch, dgamma, ops.zeros_like(factors)
+        """Gradient with respect to `x`; none for the others."""
+        dx = self.drop(dout, key, numbers, scale)
+        return dx, ops.zeros_like(key), ops.zeros_like(numbers), ops.zeros_like(scale)
 
 
 @functools.cache
@@ -254,10 +257,25 @@ class LayerNorm(layer_norm.LayerNorm):
 
 
 class Mlp(mlp.Mlp):
-    """`src.layers.mlp.Mlp` with this module's parts."""
+    """`src.layers.mlp.Mlp`; the bias of the first layer is added inside the GELU."""
 
     linear = Linear
-    gelu = GELU
+    gelu = BiasedGELU
+
+    def __init__(self, config: BlockConfig, drop_stream: int) -> None:
+        super().__init__(config, drop_stream)
+        self.no_bias = Tensor(np.zeros(config.dim, np.float32))
+        self.drops = not isinstance(self.drop, Identity)
+
+    def hidden(self, x: Tensor) -> Tensor:
+        hidden = self.act(self.fc1.product(x), self.fc1.bias)
+        return ops.reshape(hidden, (x.shape[0], x.shape[1], self.fc1.out_features))
+
+    def branch(self, x: Tensor, key: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return two tensors whose sum is `construct`: [B, N, dim] and a bias [dim]."""
+        if self.drops:
+            return self.construct(x, key), self.no_bias
+        return ops.reshape(self.fc2.product(self.hidden(x)), x.shape), self.fc2.bias
 
 
 class Attention(attention.Attention):
@@ -271,6 +289,14 @@ class Attention(attention.Attention):
         self.swap_axes = shared(SwapAxes)
         self.add_row = shared(AddRow)
         self.normalize = shared(BiasedSoftmax if config.rel_pos_bias else Softmax)
+        self.no_bias = Tensor(np.zeros(config.dim, np.float32))
+        self.drops = not isinstance(self.proj_drop, Identity)
+
+    def branch(self, x: Tensor, shared_bias: Tensor | None, key: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return two tensors whose sum is `construct`: [B, N, dim] and a bias [dim]."""
+        if self.drops:
+            return self.construct(x, shared_bias, key), self.no_bias
+        return ops.reshape(self.proj.product(self.heads(x, shared_bias)), x.shape), self.proj.bias
 
     def queries_keys_values(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         shape = (x.shape[0], self.tokens, 3, self.num_heads, self.head_dim)
@@ -292,11 +318,25 @@ class Attention(attention.Attention):
         return ops.reshape(self.swap_axes(heads), (heads.shape[0], self.tokens, self.dim))
 
 
+class DropPath(drop_path_timm.DropPath):
+    """`src.layers.drop_path_timm.DropPath`, the same draws in one kernel instead of twenty operators."""
+
+    def __init__(self, drop_prob: float, stream: int) -> None:
+        super().__init__(drop_prob, stream)
+        self.rows = shared(DropRows)
+        self.numbers = Tensor(np.array([stream_number(stream), keep_threshold(self.keep_prob)], np.int32))
+        self.scale = Tensor(np.array([1.0 / self.keep_prob], np.float32))
+
+    def drop(self, x: Tensor, key: Tensor) -> Tensor:
+        return self.rows(x, key, self.numbers, self.scale)
+
+
 class Block(transformer_block.Block):
     """`src.layers.transformer_block.Block` with this module's parts."""
 
     attention = Attention
     perceptron = Mlp
+    drop_path = DropPath
     layer_norm = LayerNorm
 
     def __init__(self, config: BlockConfig, index: Tensor, drop_path: float, first_stream: int) -> None:
@@ -305,10 +345,10 @@ class Block(transformer_block.Block):
 
     def construct(self, x: Tensor, shared_bias: Tensor | None = None, key: Tensor | None = None) -> Tensor:
         ones = ops.ones((x.shape[0],), ms.float32)  # drop path turns them into the factor of each sample
-        branch = self.attn(self.norm1(x), shared_bias, key)
-        x = self.residual(x, branch, self.layer_scale(self.gamma_1), self.drop_path1(ones, key))
-        branch = self.mlp(self.norm2(x), key)
-        return self.residual(x, branch, self.layer_scale(self.gamma_2), self.drop_path2(ones, key))
+        branch, bias = self.attn.branch(self.norm1(x), shared_bias, key)
+        x = self.residual(x, branch, bias, self.layer_scale(self.gamma_1), self.drop_path1(ones, key))
+        branch, bias = self.mlp.branch(self.norm2(x), key)
+        return self.residual(x, branch, bias, self.layer_scale(self.gamma_2), self.drop_path2(ones, key))
 
     def layer_scale(self, gamma: Tensor | None) -> Tensor:
         """Return `gamma` [dim], or ones for a block without layer scale."""
@@ -320,5 +360,7 @@ class Block(transformer_block.Block):
 @functools.cache
 def compiled_layers(library: Path) -> Layers:
     """Return the layers with the kernels in `library`, which must stay the same in a process."""
-    _library.append(library)
-    return Layers(block=Block, patch_embed=PatchEmbed, linear=Linear, layer_norm=LayerNorm, square_sum=square_sum)
+    use_library(library)
+    return Layers(
+        block=Block, patch_embed=PatchEmbed, linear=Linear, layer_norm=LayerNorm, square_sum=SquareSum(), adamw=adamw
+    )

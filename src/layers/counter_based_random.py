@@ -38,6 +38,16 @@ def _shift_right(h: Tensor, bits: int) -> Tensor:
     return ops.bitwise_and(ops.bitwise_right_shift(h, bits), (1 << (32 - bits)) - 1)
 
 
+def stream_number(stream: int) -> int:
+    """Return the int32 that the key of a sample is combined with in layer `stream`."""
+    return as_int32((stream + 1) * _GOLDEN_RATIO)
+
+
+def keep_threshold(keep_prob: float) -> int:
+    """Return the integer in [0, 2^24] that random bits are below with probability `keep_prob`."""
+    return round(keep_prob * (1 << _RANDOM_BITS))
+
+
 def random_bits(key: Tensor, stream: int, positions: int = 1) -> Tensor:
     """Random integers in [0, 2^24).
 
@@ -49,7 +59,7 @@ def random_bits(key: Tensor, stream: int, positions: int = 1) -> Tensor:
     Returns:
         int32 [B, positions].
     """
-    sample = mix(ops.bitwise_xor(key, as_int32((stream + 1) * _GOLDEN_RATIO)))
+    sample = mix(ops.bitwise_xor(key, stream_number(stream)))
     counter = ops.cast(ops.arange(positions), ms.int32) * _STEP
     return _shift_right(mix(ops.expand_dims(sample, 1) + ops.expand_dims(counter, 0)), 32 - _RANDOM_BITS)
 
@@ -59,5 +69,4 @@ def keep_mask(key: Tensor, stream: int, keep_prob: float, positions: int = 1) ->
 
     The comparison is between integers, so that every device rounds it alike.
     """
-    threshold = round(keep_prob * (1 << _RANDOM_BITS))
-    return ops.cast(random_bits(key, stream, positions) < threshold, ms.float32)
+    return ops.cast(random_bits(key, stream, positions) < keep_threshold(keep_prob), ms.float32)

@@ -272,8 +272,15 @@ class PatchEmbed(patch_embed.PatchEmbed):
 _product = ops.MatMul(transpose_b=True)
 
 
-def square_sum(tensor: Tensor) -> Tensor:
-    """Sum of the squared elements of a float32 tensor, as a product of the tensor with itself."""
+_map = ops.HyperMap()
+
+
+def square_sum(tensors: tuple[Tensor, ...]) -> Tensor:
+    """Sum of the squared elements of all float32 `tensors`, as products of each tensor with itself."""
+    return ops.stack(_map(_square_sum, tensors)).sum()
+
+
+def _square_sum(tensor: Tensor) -> Tensor:
     row = tensor.reshape(1, -1)
     return _product(row, row).reshape(())
 

@@ -271,18 +271,29 @@ struct Arguments {
 };
 
 template <typename Function>
-void map(const float *x, float *y, int64_t size) {
-  for_blocks(size, 1, [=](int64_t begin, int64_t end) {
+void map_rows(const float *x, const float *row, float *y, int64_t rows, int64_t width) {
+  for_blocks(rows, width, [=](int64_t begin, int64_t end) {
+    for (int64_t m = begin * width; m < end * width; m += width) {
 #pragma omp simd
-    for (int64_t i = begin; i < end; ++i) y[i] = Function::value(x[i]);
+      for (int64_t i = 0; i < width; ++i) y[m + i] = Function::value(x[m + i] + row[i]);
+    }
   });
 }
 
 template <typename Function>
-void map_gradient(const float *x, const float *dy, float *dx, int64_t size) {
-  for_blocks(size, 1, [=](int64_t begin, int64_t end) {
+void map_rows_gradient(const Arguments &a) {
+  const float *x = a[0], *row = a[1], *dy = a[2];
+  float *dx = a[3];
+  const int64_t width = a.last(0);
+  sum_blocks(a.rows(0), width, a[4], [=](int64_t begin, int64_t end, float *drow) {
+    for (int64_t m = begin * width; m < end * width; m += width) {
 #pragma omp simd
-    for (int64_t i = begin; i < end; ++i) dx[i] = dy[i] * Function::slope(x[i]);
+      for (int64_t i = 0; i < width; ++i) {
+        const float gradient = dy[m + i] * Function::slope(x[m + i] + row[i]);
+        dx[m + i] = gradient;
+        drow[i] += gradient;
+      }
+    }
   });
 }
 
@@ -298,11 +309,11 @@ void map_gradient(const float *x, const float *dy, float *dx, int64_t size) {
 
 extern "C" void set_threads(int count) { threads = count; }
 
-// x -> y, and x, dy -> dx
-KERNEL(exact_gelu) { map<ExactGelu>(a[0], a[1], a.size(0)); }
-KERNEL(exact_gelu_gradient) { map_gradient<ExactGelu>(a[0], a[1], a[2], a.size(0)); }
-KERNEL(tanh_gelu) { map<TanhGelu>(a[0], a[1], a.size(0)); }
-KERNEL(tanh_gelu_gradient) { map_gradient<TanhGelu>(a[0], a[1], a[2], a.size(0)); }
+// x [M, D], row [D] -> GELU of x + row; and x, row, dy -> gradients of x and row
+KERNEL(exact_gelu) { map_rows<ExactGelu>(a[0], a[1], a[2], a.rows(0), a.last(0)); }
+KERNEL(exact_gelu_gradient) { map_rows_gradient<ExactGelu>(a); }
+KERNEL(tanh_gelu) { map_rows<TanhGelu>(a[0], a[1], a[2], a.rows(0), a.last(0)); }
+KERNEL(tanh_gelu_gradient) { map_rows_gradient<TanhGelu>(a); }
 
 // x [M, D], row [D] -> x + row
 KERNEL(add_row) {
@@ -520,36 +531,139 @@ KERNEL(swap_axes) {
   });
 }
 
-// x, branch [B, N, D], gamma [D], factors [B] -> x + factors * gamma * branch
+// x, branch [B, N, D], bias, gamma [D], factors [B] -> x + factors * gamma * (branch + bias)
 KERNEL(residual) {
-  const float *x = a[0], *branch = a[1], *gamma = a[2], *factors = a[3];
-  float *y = a[4];
+  const float *x = a[0], *branch = a[1], *bias = a[2], *gamma = a[3], *factors = a[4];
+  float *y = a[5];
   const int64_t tokens = a.axis(0, 1), width = a.axis(0, 2);
   for_blocks(a.rows(0), width, [=](int64_t begin, int64_t end) {
     for (int64_t m = begin; m < end; ++m) {
       const float factor = factors[m / tokens];
       const int64_t row = m * width;
 #pragma omp simd
-      for (int64_t i = 0; i < width; ++i) y[row + i] = x[row + i] + branch[row + i] * gamma[i] * factor;
+      for (int64_t i = 0; i < width; ++i) y[row + i] = x[row + i] + (branch[row + i] + bias[i]) * gamma[i] * factor;
     }
   });
 }
 
-// branch, gamma, factors, dy -> gradients of branch and gamma
+// branch, bias, gamma, factors, dy -> gradients of branch, bias and gamma
 KERNEL(residual_gradient) {
-  const float *branch = a[0], *gamma = a[1], *factors = a[2], *dy = a[3];
-  float *dbranch = a[4];
+  const float *branch = a[0], *bias = a[1], *gamma = a[2], *factors = a[3], *dy = a[4];
+  float *dbranch = a[5];
   const int64_t tokens = a.axis(0, 1), width = a.axis(0, 2);
-  sum_blocks(a.rows(0), width, a[5], [=](int64_t begin, int64_t end, float *dgamma) {
+  std::vector<float> both(2 * width);
+  sum_blocks(a.rows(0), 2 * width, both.data(), [=](int64_t begin, int64_t end, float *sums) {
+    float *dbias = sums, *dgamma = sums + width;
     for (int64_t m = begin; m < end; ++m) {
       const float factor = factors[m / tokens];
       const int64_t row = m * width;
 #pragma omp simd
       for (int64_t i = 0; i < width; ++i) {
-        const float gradient = dy[row + i] * factor;
-        dbranch[row + i] = gradient * gamma[i];
-        dgamma[i] += gradient * branch[row + i];
+        const float scaled = dy[row + i] * factor, gradient = scaled * gamma[i];
+        dbranch[row + i] = gradient;
+        dbias[i] += gradient;
+        dgamma[i] += scaled * (branch[row + i] + bias[i]);
       }
     }
+  });
+  std::copy(both.begin(), both.begin() + width, a[6]);
+  std::copy(both.begin() + width, both.end(), a[7]);
+}
+
+// src/layers/counter_based_random.py's finalizer of MurmurHash3
+inline uint32_t mix(uint32_t h) {
+  h = (h ^ (h >> 16)) * 0x85EBCA6Bu;
+  h = (h ^ (h >> 13)) * 0xC2B2AE35u;
+  return h ^ (h >> 16);
+}
+
+// x [B, ...], key int32 [B], numbers int32 [2] (of the stream; keep below this number of 2^24), scale [1]
+// -> x * scale for the samples that are kept, 0 * x for the others
+KERNEL(drop_path) {
+  const float *x = a[0], scale = a[3][0];
+  const int32_t *key = static_cast<const int32_t *>(a.data[1]), *numbers = static_cast<const int32_t *>(a.data[2]);
+  float *y = a[4];
+  const int64_t width = a.size(0) / a.axis(0, 0);
+  for_blocks(a.axis(0, 0), width, [=](int64_t begin, int64_t end) {
+    for (int64_t b = begin; b < end; ++b) {
+      const uint32_t bits = mix(mix(static_cast<uint32_t>(key[b]) ^ static_cast<uint32_t>(numbers[0]))) >> 8;
+      const float factor = static_cast<int32_t>(bits) < numbers[1] ? scale : 0.0f;
+      for (int64_t i = b * width; i < (b + 1) * width; ++i) y[i] = x[i] * factor;
+    }
+  });
+}
+
+// ---- The optimizer. One call takes all weights of the network.
+
+struct Piece {  // `size` numbers from `begin` on of the tensor `number`
+  int number;
+  int64_t begin, size;
+};
+
+// The tensors `first` to `first + count - 1`, cut into pieces.
+std::vector<Piece> pieces(const Arguments &a, int first, int count) {
+  std::vector<Piece> all;
+  for (int number = 0; number < count; ++number) {
+    const int64_t size = a.size(first + number);
+    for (int64_t begin = 0; begin < size; begin += 2 * BLOCK) {
+      all.push_back({number, begin, std::min(2 * BLOCK, size - begin)});
+    }
+  }
+  return all;
+}
+
+// any number of tensors -> sum of all squares [1], infinite above the largest float
+KERNEL(square_sum) {
+  const std::vector<Piece> all = pieces(a, 0, count - 1);
+  std::vector<double> sums(all.size());
+  parallel(all.size(), [&](int64_t i) {
+    const float *x = a[all[i].number] + all[i].begin;
+    double sum = 0.0;
+#pragma omp simd reduction(+ : sum)
+    for (int64_t k = 0; k < all[i].size; ++k) sum += static_cast<double>(x[k]) * x[k];
+    sums[i] = sum;
+  });
+  double sum = 0.0;
+  for (double part : sums) sum += part;
+  a[count - 1][0] = static_cast<float>(sum);
+}
+
+struct AdamStep {
+  float beta1, beta2, eps, factor, root;  // root: of the bias correction of the second moment, inverted
+};
+
+void adamw_piece(const AdamStep &s, float rate, float keep, const Piece &piece, float *w, float *m, float *v,
+                 const float *gradient) {
+  const int64_t end = piece.begin + piece.size;
+#pragma omp simd
+  for (int64_t i = piece.begin; i < end; ++i) {
+    const float g = gradient[i] * s.factor;
+    const float first = m[i] + (1.0f - s.beta1) * (g - m[i]);
+    const float second = s.beta2 * v[i] + (1.0f - s.beta2) * g * g;
+    m[i] = first;
+    v[i] = second;
+    w[i] = w[i] * keep - rate * first / (std::sqrt(second) * s.root + s.eps);
+  }
+}
+
+// settings [3] (beta1, beta2, eps), factor of each weight's learning rate and of its decay [n]; scalars: learning rate,
+// weight decay, factor of the gradients, step (int32, from 1 on), applied (bool); then n weights, n first moments,
+// n second moments, n gradients -> 0 [1]. Weights and moments change in place if `applied`.
+KERNEL(adamw) {
+  constexpr int FIRST = 8;
+  const int n = (count - FIRST - 1) / 4;
+  a[count - 1][0] = 0.0f;
+  if (!*static_cast<const bool *>(a.data[7])) return;
+  const double t = *static_cast<const int32_t *>(a.data[6]);
+  const double correction = -std::expm1(t * std::log(static_cast<double>(a[0][0])));
+  const double root = std::sqrt(-std::expm1(t * std::log(static_cast<double>(a[0][1]))));
+  const AdamStep step{a[0][0], a[0][1], a[0][2], a[5][0], static_cast<float>(1.0 / root)};
+  const std::vector<Piece> all = pieces(a, FIRST, n);
+  parallel(all.size(), [&](int64_t i) {
+    const int number = all[i].number, weight = FIRST + number;
+    const double rate = static_cast<double>(a[3][0]) * a[1][number];
+    const float keep = static_cast<float>(1.0 - rate * a[4][0] * a[2][number]);
+    adamw_piece(step, static_cast<float>(rate / correction), keep, all[i], a[weight], a[weight + n], a[weight + 2 * n],
+                a[weight + 3 * n]);
   });
 }

@@ -25,14 +25,18 @@ class Linear(nn.Cell):
 
     def construct(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """`x` [..., in] -> [..., out]; a given `bias` [out] replaces the layer's own."""
-        rows = ops.cast(ops.reshape(x, (-1, self.in_features)), self.matmul_dtype)
-        y = self.matmul(rows, ops.cast(self.weight, self.matmul_dtype))
+        y = self.product(x)
         if bias is None:
             bias = self.bias
         if bias is not None:
             y = self.add_bias(y, ops.cast(bias, self.matmul_dtype))
         shape = x.shape[:-1] + (self.out_features,)  # noqa: RUF005 (graph mode does not parse a starred tuple)
         return ops.cast(ops.reshape(y, shape), self.activation_dtype)
+
+    def product(self, x: Tensor) -> Tensor:
+        """`x` [..., in] -> `x W^T` [M, out], in the type of the multiplication."""
+        rows = ops.cast(ops.reshape(x, (-1, self.in_features)), self.matmul_dtype)
+        return self.matmul(rows, ops.cast(self.weight, self.matmul_dtype))
 
     def add_bias(self, y: Tensor, bias: Tensor) -> Tensor:
         """`y` [M, out] + `bias` [out]."""

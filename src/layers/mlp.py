@@ -25,4 +25,8 @@ class Mlp(nn.Cell):
 
     def construct(self, x: Tensor, key: Tensor | None = None) -> Tensor:
         """`x` [B, N, dim], `key` int32 [B] for dropout -> [B, N, dim]."""
-        return self.drop(self.fc2(self.act(self.fc1(x))), key)
+        return self.drop(self.fc2(self.hidden(x)), key)
+
+    def hidden(self, x: Tensor) -> Tensor:
+        """`x` [B, N, dim] -> [B, N, hidden_dim]."""
+        return self.act(self.fc1(x))

@@ -76,7 +76,8 @@ def compiler() -> list[str]:
 def compiled(folder: Path, command: list[str]) -> Path:
     """Return the library in `folder`, which the compiler `command` writes unless it is there already."""
     native = "-mcpu=native" if platform.machine() == "aarch64" else "-march=native"
-    command = [*command, native, *FLAGS]
+    words = next((i for i, word in enumerate(command) if word.startswith("-")), len(command))
+    command = [*command[:words], native, *command[words:], *FLAGS]  # flags of CXX override what `native` implies
     # the predefined macros contain the compiler's version and the features of the processor
     macros = run([*command, "-dM", "-E", "-x", "c++", os.devnull])
     key = hashlib.sha256(b"\0".join([SOURCE.read_bytes(), macros, " ".join(command).encode()])).hexdigest()[:16]

@@ -115,7 +115,7 @@ def build_train_step(
         layer_decay=config.layer_decay if isinstance(config, NetworkConfig) else 1.0,
         depth=len(network.blocks) if isinstance(network, Encoder) else 0,
     )
-    optimizer = create_optimizer(config, parameters, groups)
+    optimizer = create_optimizer(config, parameters, groups, network.layers.adamw)
     options = StepOptions(
         loss_scaling=LossScaling(config.loss_scale, config.is_dynamic_loss_scale),
         clip_grad_norm=config.clip_grad_norm if config.use_clip_grad_norm else None,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 from mindspore import dtype as mstype
+from mindspore.ops import Primitive
 
 from src.config import RunConfig
 
@@ -52,12 +53,20 @@ def parameter_groups(
 
 
 def create_optimizer(
-    config: RunConfig, parameters: Sequence[Parameter], groups: Mapping[str, ParameterGroup]
+    config: RunConfig,
+    parameters: Sequence[Parameter],
+    groups: Mapping[str, ParameterGroup],
+    adamw: Callable[[int], Primitive] | None = None,
 ) -> AdamW | Momentum:
-    """Return the optimizer of the options `optimizer`, `beta`, `eps` and `momentum`."""
+    """Return the optimizer of the options `optimizer`, `beta`, `eps` and `momentum`.
+
+    `adamw` is that of `src.layers.layers.Layers`.
+    """
     if config.optimizer == "momentum":
         return Momentum(parameters, groups, config.momentum)
     beta1, beta2 = config.beta
+    if adamw is not None:
+        return AdamWInOneCall(parameters, groups, (beta1, beta2), config.eps, adamw)
     return AdamW(parameters, groups, (beta1, beta2), config.eps)
 
 
@@ -86,6 +95,10 @@ class _GroupedOptimizer(nn.Cell):
         masters = {half.name: master for half, master in zip(self.halves, self.masters)}
         self.updated = ParameterTuple([masters.get(parameter.name, parameter) for parameter in parameters])
         self.map = ops.HyperMap()
+
+    def scaled(self, gradients: tuple[Tensor, ...], factor: Tensor) -> tuple[Tensor, ...]:
+        """Return the gradients times `factor`; a factor of 0 makes zeros of infinity and NaN."""
+        return self.map(ops.partial(_multiply, factor), gradients)
 
     def round_masters(self) -> None:
         """Write the float32 masters into the float16 weights that the network computes with."""
@@ -124,13 +137,19 @@ class AdamW(_GroupedOptimizer):
         self.expm1 = ops.Expm1()
 
     def construct(
-        self, gradients: tuple[Tensor, ...], learning_rate: Tensor, weight_decay: Tensor, applied: Tensor
+        self,
+        gradients: tuple[Tensor, ...],
+        factor: Tensor,
+        learning_rate: Tensor,
+        weight_decay: Tensor,
+        applied: Tensor,
     ) -> None:
         """Update the weights in place: float32 `gradients` in the order of `weights`, otherwise float32 scalars.
 
-        If the bool scalar `applied` is false, weights and state do not change by a bit, provided that the gradients are
-        finite. There is no branch, so the host does not wait.
+        The gradients are multiplied by `factor`. If the bool scalar `applied` is false, `factor` must be 0; weights and
+        state then do not change by a bit. There is no branch, so the host does not wait.
         """
+        gradients = self.scaled(gradients, factor)
         step = self.step + 1
         t = step.astype(mstype.float32)
         # 1 - beta ** t, exact to float32 rounding even in the first steps
@@ -154,6 +173,40 @@ class AdamW(_GroupedOptimizer):
         self.round_masters()
 
 
+class AdamWInOneCall(AdamW):
+    """`AdamW` for float32 weights by one operator, which `update` makes for their number."""
+
+    def __init__(
+        self,
+        parameters: Sequence[Parameter],
+        groups: Mapping[str, ParameterGroup],
+        beta: tuple[float, float],
+        eps: float,
+        update: Callable[[int], Primitive],
+    ) -> None:
+        super().__init__(parameters, groups, beta, eps)
+        self.update = update(len(self.weights))
+        self.settings = Tensor([self.beta1, self.beta2, eps], mstype.float32)
+        kinds = [groups[weight.name] for weight in self.weights]
+        self.lr_scales = Tensor([kind.lr_scale for kind in kinds], mstype.float32)
+        self.decay_scales = Tensor([kind.decay_scale for kind in kinds], mstype.float32)
+
+    def construct(
+        self,
+        gradients: tuple[Tensor, ...],
+        factor: Tensor,
+        learning_rate: Tensor,
+        weight_decay: Tensor,
+        applied: Tensor,
+    ) -> None:
+        """Update the weights in place; arguments as those of `AdamW`."""
+        step = self.step + 1
+        scales = (self.settings, self.lr_scales, self.decay_scales)
+        numbers = (learning_rate, weight_decay, factor, step, applied)
+        self.update(*scales, *numbers, *self.weights, *self.exp_avg, *self.exp_avg_sq, *gradients)
+        ops.assign(self.step, ops.where(applied, step, self.step))
+
+
 class Momentum(_GroupedOptimizer):
     """`torch.optim.SGD` with momentum, no Nesterov, and weight decay added to the gradient (unilm's `momentum`).
 
@@ -166,9 +219,15 @@ class Momentum(_GroupedOptimizer):
         self.momentum_buffer = ParameterTuple([_state("momentum_buffer", weight) for weight in self.weights])
 
     def construct(
-        self, gradients: tuple[Tensor, ...], learning_rate: Tensor, weight_decay: Tensor, applied: Tensor
+        self,
+        gradients: tuple[Tensor, ...],
+        factor: Tensor,
+        learning_rate: Tensor,
+        weight_decay: Tensor,
+        applied: Tensor,
     ) -> None:
         """Update the weights in place; arguments as those of `AdamW`."""
+        gradients = self.scaled(gradients, factor)
         rate = ops.where(applied, learning_rate, 0.0)
         momentum = ops.where(applied, Tensor(self.momentum, mstype.float32), 1.0)
         decay = ops.where(applied, weight_decay, 0.0)
@@ -178,8 +237,13 @@ class Momentum(_GroupedOptimizer):
         self.round_masters()
 
 
+_multiply_no_nan = ops.MulNoNan()
 _adamw_kernel = ops.AdamWeightDecay()
 _momentum_kernel = ops.ApplyMomentum()
+
+
+def _multiply(factor: Tensor, gradient: Tensor) -> Tensor:
+    return _multiply_no_nan(gradient, factor)
 
 
 def _adamw(

@@ -40,7 +40,7 @@ class StepOptions:
     accumulation_steps: int = 1  # micro-batches of each rank whose gradients are averaged into one step
     ranks: int = 1  # devices that train together; above 1, communication.init must come before
     reports_norm: bool = False  # whether the norm is one more value of a step; 0 for a skipped one
-    square_sum: Callable[[Tensor], Tensor] = STOCK.square_sum  # see src.layers.layers.Layers
+    square_sum: Callable[[tuple[Tensor, ...]], Tensor] = STOCK.square_sum  # see src.layers.layers.Layers
 
 
 class Schedules(NamedTuple):
@@ -88,8 +88,8 @@ class TrainOneStepWithScaleAndClipGlobalNorm(nn.Cell):
 
     Args:
         objective: takes the tensors of a batch and returns the mean loss and M metrics, float32 [1 + M].
-        optimizer: a cell (gradients, learning rate, weight decay, applied) that owns the trained weights; see
-            `src.tools.optimizer`.
+        optimizer: a cell (gradients, their factor, learning rate, weight decay, applied) that owns the trained weights;
+            see `src.tools.optimizer`.
         schedules: values for every step of the run.
         ema: updated after every step, in the same graph.
     """
@@ -150,17 +150,16 @@ class TrainOneStepWithScaleAndClipGlobalNorm(nn.Cell):
         unscale = 1.0 / (loss_scale * self.micro_batches)
         # Every rank has the same sum, so all decide alike. It is finite only if every gradient is. It overflows by
         # itself only at a norm of 1e19, and then the step is skipped too.
-        square = ops.stack(self.map(self.square_sum, gradients)).sum()
+        square = self.square_sum(gradients)
         finite = ops.isfinite(square)
         factor = unscale
         norm = ops.sqrt(square) * unscale
         if self.clip_grad_norm is not None:
             factor = unscale * ops.minimum(self.clip_grad_norm / (norm + CLIP_EPS), 1.0)
         factor = ops.where(finite, factor, 0.0)
-        gradients = self.map(ops.partial(_multiply, factor), gradients)
         learning_rate = ops.gather(self.learning_rates, self.iteration, 0)
         weight_decay = ops.gather(self.weight_decays, self.iteration, 0)
-        self.optimizer(gradients, learning_rate, weight_decay, finite)
+        self.optimizer(gradients, factor, learning_rate, weight_decay, finite)
         self.loss_scale(finite)
         ops.assign_add(self.iteration, Tensor(1, mstype.int32))
         if self.ema is not None:
@@ -176,15 +175,8 @@ class TrainOneStepWithScaleAndClipGlobalNorm(nn.Cell):
         return {p.name: p for p in parameters if p.name.startswith(("optimizer.", "ema."))}
 
 
-_multiply_no_nan = ops.MulNoNan()
-
-
 def _widen(gradient: Tensor) -> Tensor:
     return gradient.astype(mstype.float32)
-
-
-def _multiply(factor: Tensor, gradient: Tensor) -> Tensor:
-    return _multiply_no_nan(gradient, factor)  # infinity times 0 is 0: a skipped step gives the optimizer zeros
 
 
 def _schedule(name: str, values: np.ndarray) -> Parameter:
