@@ -109,20 +109,21 @@ def build_train_step(
     reports_norm: bool = False,
 ) -> TrainStep:
     """Build the training step. Load the weights first: the moving average and float16's masters start as copies."""
+    layers = network.layers if isinstance(network, Encoder) else STOCK
     parameters = network.trainable_params()
     groups = parameter_groups(
         ((parameter.name, parameter.shape) for parameter in parameters),
         layer_decay=config.layer_decay if isinstance(config, NetworkConfig) else 1.0,
         depth=len(network.blocks) if isinstance(network, Encoder) else 0,
     )
-    optimizer = create_optimizer(config, parameters, groups, network.layers.adamw)
+    optimizer = create_optimizer(config, parameters, groups, layers.adamw)
     options = StepOptions(
         loss_scaling=LossScaling(config.loss_scale, config.is_dynamic_loss_scale),
         clip_grad_norm=config.clip_grad_norm if config.use_clip_grad_norm else None,
         accumulation_steps=config.accumulation_steps,
         ranks=ranks.size,
         reports_norm=reports_norm,
-        square_sum=(network.layers if isinstance(network, Encoder) else STOCK).square_sum,
+        square_sum=layers.square_sum,
     )
     if ema_decay is not None:
         step = TrainOneStepWithEMA(objective, optimizer, schedules, ema_decay, options)
