@@ -82,7 +82,8 @@ class VisionTransformer(nn.Cell):
         self.norm = Identity() if model.mean_pooling else layers.layer_norm(dim, eps, precision)
         self.fc_norm = layers.layer_norm(dim, eps, precision) if model.mean_pooling else Identity()
         self.head = layers.linear(dim, model.num_classes, precision)
-        initialize(self, training.init_scale, training.seed)
+        if training.seed is not None:
+            initialize(self, training.init_scale, training.seed)
 
     def construct(self, image: Tensor, key: Tensor | None = None) -> Tensor:
         """`image` float32 [B, 3, S, S] -> logits float32 [B, num_classes].
