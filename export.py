@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from src.config import Config, parse_args
-from src.errors import UserError, exit_code
+from src.errors import UserError
 from src.prediction.find_images import find_images
+from src.runtime.rank import run_script
 
 if TYPE_CHECKING:
     import numpy as np
@@ -83,4 +84,4 @@ def require_ascend_for_air(file_format: str, device_target: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(exit_code(main))
+    run_script(main)

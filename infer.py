@@ -12,10 +12,11 @@ import sys
 from pathlib import Path
 
 from src.config import InferConfig, parse_args
-from src.errors import RunError, UserError, exit_code
+from src.errors import RunError, UserError
 from src.prediction.find_images import find_images
 from src.prediction.journal import Journal, file_identity
 from src.prediction.predictions_file import FORMATS, prepare_output, write_predictions
+from src.runtime.rank import run_script
 from src.runtime.signals import answered_by
 from src.weights.class_names import read_class_names
 
@@ -113,4 +114,4 @@ def predict(config: InferConfig, images: list[str], journal: Journal) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(exit_code(main))
+    run_script(main)

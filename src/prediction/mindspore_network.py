@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from src.export.mindir_file import load_mindir, mindir_metadata
 from src.prediction.loaded_network import Network
 from src.runtime.device import start_device
 from src.runtime.graph_cache import compile_network
-from src.vit import IN_CHANS, VisionTransformer
+from src.vit import VisionTransformer
 from src.weights.checkpoint import Checkpoint
 from src.weights.rebuild import rebuild_network
 
@@ -44,9 +43,7 @@ def network_of(
     info = checkpoint.info
     network = rebuild_network(info, checkpoint.weights, path)
     if compiled_batch is not None:
-        size = info.model.image_size
-        images = Tensor(np.zeros((compiled_batch, IN_CHANS, size, size), np.float32))
-        compile_network(network, images, [asdict(info.model), "O0"], None)
+        compile_network(network, info.model, compiled_batch)
 
     def run(images: np.ndarray) -> np.ndarray:
         if compiled_batch is not None:

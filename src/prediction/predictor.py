@@ -132,9 +132,7 @@ class Predictor:
         return self._network.attention
 
 
-def _load(
-    path: Path, arch: str | None, device_target: str, device_id: int, compiled_batch: int | None
-) -> Network:
+def _load(path: Path, arch: str | None, device_target: str, device_id: int, compiled_batch: int | None) -> Network:
     """Load a file by its suffix. MindSpore, which takes seconds to import, is imported only if it is needed."""
     if path.suffix.lower() == ".onnx":
         from src.prediction.onnx_network import load_onnx

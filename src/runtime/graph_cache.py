@@ -15,37 +15,57 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import BinaryIO
 
 import mindspore
+import numpy as np
 from mindspore import Tensor, nn
 
 from src.errors import UserError
 from src.files.atomic_file import write_atomically
+from src.model.model_config import ModelConfig
 from src.runtime.kernel_library import Unavailable, cache_folder, kernel_library
 
 logger = logging.getLogger("beit")
+
+_cached: list[Path] = []  # the archive of this process: MindSpore looks for every graph in the folder of the first
 
 SOURCES = Path(__file__).resolve().parents[1]
 MAX_BYTES = 2**28  # of an unpacked archive; BEiT-base has 0.4 MB
 
 
-def compile_network(network: nn.Cell, images: Tensor, facts: Sequence[object], folder: Path | None) -> None:
-    """Compile `network` in graph mode for inputs like `images`, or take its graph from the cache.
+def compile_network(
+    network: nn.Cell,
+    model: ModelConfig,
+    batch_size: int,
+    *,
+    amp_level: str = "O0",
+    rank: int = 0,
+    folder: Path | None = None,
+) -> None:
+    """Compile a classification network in graph mode, or take its graph from the cache.
+
+    Only the first network of a process uses the cache.
 
     Args:
-        network: in evaluation mode. Its parameters may change later.
-        images: of the shape and type of every later input.
-        facts: JSON values that, with the inputs, the device, and the code of the project, determine the graph.
+        network: built from `model` with `amp_level`, in evaluation mode. Its weights are not part of the graph.
+        model: the description of the network.
+        batch_size: images in each later batch, float32 [batch_size, 3, S, S].
+        amp_level: the precision.
+        rank: number of this process in a run of several.
         folder: of the archives. None: on a CPU the user's cache folder; on other devices no cache.
 
     Raises `UserError` if `folder` cannot be written. The user's cache folder is not used if it cannot be written.
     """
-    archive = _archive(images, facts, folder)
-    if archive is None:
+    shape = (batch_size, 3, model.image_size, model.image_size)
+    images = Tensor(np.zeros(shape, np.float32))
+    archive = _archive([asdict(model), shape, amp_level, rank], folder)
+    if archive is None or _cached:
         network.compile(images)
         return
+    _cached.append(archive)
     with tempfile.TemporaryDirectory(prefix="beit-graph-") as temporary:
         _unpack(archive, Path(temporary))
         before = _content(Path(temporary))
@@ -92,7 +112,7 @@ def graph_key(facts: Sequence[object], *, compiled_kernels: bool) -> str:
     return digest.hexdigest()[:16]
 
 
-def _archive(images: Tensor, facts: Sequence[object], folder: Path | None) -> Path | None:
+def _archive(facts: Sequence[object], folder: Path | None) -> Path | None:
     """Return the path of the archive, or None where there is no cache."""
     device = mindspore.get_context("device_target")
     try:
@@ -107,8 +127,7 @@ def _archive(images: Tensor, facts: Sequence[object], folder: Path | None) -> Pa
         return None
     except OSError as error:
         raise UserError(f"compile_cache {folder} cannot be made ({error.strerror}); choose another folder") from error
-    every = [*facts, device, list(images.shape), str(images.dtype)]
-    return folder / f"graph-{graph_key(every, compiled_kernels=device == 'CPU')}.zip"
+    return folder / f"graph-{graph_key([*facts, device], compiled_kernels=device == 'CPU')}.zip"
 
 
 def _unpack(archive: Path, folder: Path) -> None:
