@@ -30,6 +30,7 @@ def main() -> None:
     from mindspore import Tensor
 
     from src.export.compare_logits import compare_logits
+    from src.export.int8_speed import int8_speed
     from src.export.mindir_file import load_mindir, write_air, write_mindir
     from src.export.onnx_export import OnnxOptions, export_onnx
     from src.export.publish import appears_whole
@@ -62,6 +63,8 @@ def main() -> None:
                 exported = Network(load_mindir(path), info, fixed_batch=True)
             for line in compare_logits(exported, run, options, agreement, target.name):
                 print(line, flush=True)
+            if options.precision == "int8":
+                print(int8_speed(exported, info, checkpoint.weights, options, path.parent), flush=True)
     print(f"{config.pretrained} is exported to {target}")
 
 

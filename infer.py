@@ -52,7 +52,7 @@ def main() -> None:
     with Journal(Path(config.output), run, resume=config.resume) as journal:
 
         def leave(signal_number: int) -> bool:
-            """End at once, in the middle of a batch: each record is in the journal as soon as it exists."""
+            """End at once, in the middle of a batch: its records are in the journal as soon as they exist."""
             if len(journal):
                 print(f"{len(journal)} of {len(images)} images are done; --resume continues the run", file=sys.stderr)
             else:
@@ -97,11 +97,11 @@ def predict(config: InferConfig, images: list[str], journal: Journal) -> None:
     plain = output.suffix.lower() == ".json" and not (config.topk or config.probabilities or config.class_names)
     details = Details(config.topk, config.probabilities, labels=() if plain else names)
     results = predictor.predict(journal.remaining(images))
-    record_predictions(results, journal, len(images), details, quiet=config.quiet)
+    record_predictions(results, journal, len(images), details, quiet=config.quiet, batch_size=batch_size)
     write_predictions(output, journal.records(), probabilities=config.probabilities)
     if config.contact_sheet is not None:
         save_png(contact_sheet(journal.records, names), Path(config.contact_sheet))
-    unreadable = print_unreadable(journal.records())
+    unreadable = print_unreadable(journal.records()) if journal.unreadable else 0
     journal.remove()
     if unreadable:
         raise RunError(

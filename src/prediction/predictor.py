@@ -39,6 +39,9 @@ class Prediction:
     def top(self, count: int) -> list[tuple[int, float]]:
         """Return the `count` most probable classes with their probabilities, in descending order."""
         probabilities = self.probabilities
+        if count == 1:
+            number = int(probabilities.argmax())
+            return [(number, float(probabilities[number]))]
         order = np.argsort(-probabilities, kind="stable")[:count]
         return [(int(number), float(probabilities[number])) for number in order]
 
