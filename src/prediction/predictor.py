@@ -62,7 +62,7 @@ class Predictor:
 
     def __init__(self, network: Network, *, batch_size: int, num_workers: int, decode: str = EXACT) -> None:
         self._network = network
-        self._batch_size, self._num_workers = batch_size, num_workers
+        self.batch_size, self._num_workers = batch_size, num_workers
         self._preparation = preparation_of(network.info, network.takes_pixels, decode)
 
     @property
@@ -107,8 +107,8 @@ class Predictor:
         Worker threads read images while the network runs, and memory does not grow with the number of images. An image
         that cannot be read yields an `Unreadable` in its place.
         """
-        for batch in image_batches(images, self._preparation, self._batch_size, self._num_workers):
-            rows = self._batch_size if self._network.fixed_batch else len(batch.sources)
+        for batch in image_batches(images, self._preparation, self.batch_size, self._num_workers):
+            rows = self.batch_size if self._network.fixed_batch else len(batch.sources)
             logits = self._network.run(batch.image[:rows])
             for row, source in enumerate(batch.sources):
                 if row in batch.unreadable:
