@@ -49,6 +49,8 @@ def record_predictions(
         def write() -> None:
             nonlocal quiet, records
             written, records = records, []
+            if not written:
+                return
             journal.append(*written)
             lines = [line_of(shown(record, details.probabilities)) for record in written if "class" in record]
             if lines and not quiet:
