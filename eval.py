@@ -29,6 +29,7 @@ def main() -> None:
     from src.evaluation.classification import evaluate_network
     from src.report.report import report_on
     from src.runtime.distributed import wait_for_all
+    from src.runtime.graph_cache import compile_network
     from src.tools.fine_tuning import check_labels
     from src.tools.get_misc import start
     from src.tools.memory_need import need_of
@@ -41,6 +42,11 @@ def main() -> None:
     path = Path(str(config.pretrained))
     network = rebuild_network(info, checkpoint.weights, path, config.amp_level)
     loader = build_eval_loader(config, info, images, ranks.rank, ranks.size)
+    if not config.pynative_mode:
+        folder = None if config.compile_cache is None else Path(config.compile_cache)
+        compile_network(
+            network, info.model, config.batch_size, amp_level=config.amp_level, rank=ranks.rank, folder=folder
+        )
     if config.report is None:
         result = evaluate_network(network, loader, ranks)
     else:

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from src.config import Config, parse_args
-from src.errors import UserError, exit_code
+from src.errors import UserError
 from src.prediction.find_images import find_images
+from src.runtime.rank import run_script
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,6 +31,7 @@ def main() -> None:
 
     from src.encoder import portable_layers
     from src.export.compare_logits import compare_logits
+    from src.export.int8_speed import int8_speed
     from src.export.mindir_file import load_mindir, write_air, write_mindir
     from src.export.onnx_export import OnnxOptions, export_onnx
     from src.export.publish import appears_whole
@@ -61,6 +63,8 @@ def main() -> None:
                 exported = Network(load_mindir(path), info, fixed_batch=True)
             for line in compare_logits(exported, run, options, agreement, target.name):
                 print(line, flush=True)
+            if options.precision == "int8":
+                print(int8_speed(exported, info, checkpoint.weights, options, path.parent), flush=True)
     print(f"{config.pretrained} is exported to {target}")
 
 
@@ -83,4 +87,4 @@ def require_ascend_for_air(file_format: str, device_target: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(exit_code(main))
+    run_script(main)

@@ -109,7 +109,11 @@ class RunConfig:
         HARDWARE, 1, "number of devices; above 1, start the run with mpirun", at_least=1, at_most=4096
     )
     device_target: str = option(HARDWARE, "GPU", "type of device", choices=("CPU", "GPU", "Ascend"))
-    compile_cache: str | None = option(HARDWARE, None, "folder of compiled graphs, for a faster start", added=True)
+    compile_cache: str | None = option(
+        HARDWARE, None,
+        "folder of compiled graphs, for a faster start; without it, eval.py keeps its graph in the user's cache folder",
+        added=True,
+    )  # fmt: skip
 
     summary_root_dir: str = option(CALLBACKS, "outputs/summary_dir/", "folder of the MindInsight summaries")
     ckpt_root_dir: str = option(CALLBACKS, "outputs/checkpoints/", "folder of the current checkpoints")

@@ -41,7 +41,9 @@ class MaskedImageModeling(Encoder):
         self.cls_pt_layers = self.make_blocks(rates, first=depth) if model.head_layers else None
         self.norm = layers.layer_norm(dim, model.layer_norm_eps, precision)
         self.lm_head = layers.linear(dim, model.lm_head_outputs, precision)
-        initialize(self, training.seed, InitialValues(model.early_layers, dim, self.block_config.hidden_dim))
+        if training.seed is not None:
+            values = InitialValues(model.early_layers, dim, self.block_config.hidden_dim)
+            initialize(self, training.seed, values)
 
     def construct(
         self, image: Tensor, mask: Tensor, positions: Tensor, key: Tensor | None = None

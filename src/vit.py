@@ -36,8 +36,9 @@ class VisionTransformer(Encoder):
         self.norm = Identity() if model.mean_pooling else layers.layer_norm(dim, eps, precision)
         self.fc_norm = layers.layer_norm(dim, eps, precision) if model.mean_pooling else Identity()
         self.head = layers.linear(dim, model.num_classes, precision)
-        draw = partial(initial_value, self.patch_embed.proj.patch_features, training.init_scale)
-        initialize(self, training.seed, draw)
+        if training.seed is not None:
+            draw = partial(initial_value, self.patch_embed.proj.patch_features, training.init_scale)
+            initialize(self, training.seed, draw)
 
     def construct(self, image: Tensor, key: Tensor | None = None) -> Tensor:
         """`image` float32 [B, 3, S, S] -> logits float32 [B, num_classes].

@@ -191,6 +191,9 @@ def test_a_precision_is_exported_with_its_agreement(precision, extra, share, che
     code, printed, _ = export_here(checkpoint, *arguments)
     assert code == 0
     assert float(DIFFERENCE.search(printed)[2]) <= share
+    speed = re.search(r"int8 is .*times as fast.*\(3 images in \S+ s as fp32, in \S+ s as int8\)", printed)
+    assert (speed is not None) == (precision == "int8")
+    assert [path.name for path in tmp_path.glob("*.onnx*")] == [f"{ARCH}.onnx"]
     assert float(AGREEMENT.search(printed)[1]) >= 75
     session = onnxruntime.InferenceSession(tmp_path / f"{ARCH}.onnx")
     assert session.get_modelmeta().custom_metadata_map["precision"] == precision

@@ -312,14 +312,14 @@ def test_a_stopped_run_resumes_to_the_same_file(images, models, infer_here, monk
     whole = infer_here(images, models["onnx"], "--output", "whole.json")
     append = Journal.append
 
-    def stop(journal, record):
+    def stop(journal, *records):
         if len(journal) == 5:  # what the thread that receives signals would do, and end the process
             assert not signals._answers[-1](signal.SIGINT)
             raise KeyboardInterrupt
-        append(journal, record)
+        append(journal, *records)
 
     monkeypatch.setattr(Journal, "append", stop)
-    code, printed, error = infer_here(images, models["onnx"])
+    code, printed, error = infer_here(images, models["onnx"], "--batch_size", 5)
     assert code == 130
     assert "5 of 13 images" in error
     assert "--resume" in error
@@ -343,13 +343,14 @@ def test_a_stopped_run_resumes_to_the_same_file(images, models, infer_here, monk
 def test_a_killed_run_resumes_to_the_same_file(readable, models, expected, infer_here, tmp_path):
     code = (
         "import os, signal, sys; import infer; from src.prediction.journal import Journal; append = Journal.append\n"
-        "def kill(journal, record):\n    append(journal, record)\n"
+        "def kill(journal, *records):\n    append(journal, *records)\n"
         "    if len(journal) == 3: os.kill(os.getpid(), signal.SIGKILL)\n"
         "Journal.append = kill; infer.main()"
     )
     command = [sys.executable, "-c", code, "--data_path", str(readable), "--checkpoint", str(models["onnx"])]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([*command, "--device_target", "CPU"], cwd=tmp_path, env=environment, capture_output=True)
+    command += ["--device_target", "CPU", "--batch_size", "3"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True)
     assert done.returncode == -9
     assert not Path("predictions.json").exists()
     code, printed, _ = infer_here(readable, models["onnx"], "--resume")

@@ -48,11 +48,12 @@ class TrainingOptions:
         drop_path: stochastic depth of the last block; it grows linearly from 0 in the first.
         layer_scale_init_value: first value of `gamma_1` and `gamma_2`.
         init_scale: factor on the initial head.
-        seed: the initial value of a parameter follows from the seed, its name and its shape.
+        seed: the initial value of a parameter follows from the seed, its name and its shape. None skips the drawing of
+            initial values, for a network whose weights are set afterwards.
     """
 
     drop: float = 0.0
     drop_path: float = 0.0
     layer_scale_init_value: float = 0.1
     init_scale: float = 0.001
-    seed: int = 0
+    seed: int | None = 0

@@ -23,6 +23,8 @@ from src.files.regular_file import IrregularFile, open_regular
 BEGIN = b'{"run": {'  # of every journal
 SIZE_AND_TIME = "size_and_time"
 
+_ENCODER = json.JSONEncoder(ensure_ascii=False)  # json.dumps would make one for each record
+
 Record = dict[str, Any]
 """The result of one image, as in the journal."""
 
@@ -38,6 +40,7 @@ class Journal:
     def __init__(self, output: Path, run: Mapping[str, object], *, resume: bool) -> None:
         self.path = output.with_name(f"{output.name}.partial")
         self._count = 0
+        self.unreadable = 0  # number of records without a class
         try:
             self._file = open_regular(self.path, "a+b", follow=False)
         except IrregularFile as error:
@@ -90,15 +93,16 @@ class Journal:
                 )
         return images[self._count :]
 
-    def append(self, record: Record) -> None:
-        """Write a record. Raises `RunError` if the system refuses, for example on a full disk."""
+    def append(self, *records: Record) -> None:
+        """Write records at once. Raises `RunError` if the system refuses, for example on a full disk."""
         try:
-            self._write({**record, SIZE_AND_TIME: size_and_time(record["image"])})
+            self._write(*({**record, SIZE_AND_TIME: size_and_time(record["image"])} for record in records))
         except OSError as error:
             raise RunError(
                 f"{self.path} cannot be written ({error.strerror or error}); free some space and continue with --resume"
             ) from error
-        self._count += 1
+        self._count += len(records)
+        self.unreadable += sum("unreadable" in record for record in records)
 
     def records(self) -> Iterator[Record]:
         """Yield the records so far from the file, so that memory does not grow with their number."""
@@ -110,8 +114,8 @@ class Journal:
         with open_regular(self.path, follow=False) as file:
             yield from map(json.loads, islice(file, 1, 1 + self._count))
 
-    def _write(self, value: Mapping[str, object]) -> None:
-        self._file.write(encode(value) + b"\n")
+    def _write(self, *values: Mapping[str, object]) -> None:
+        self._file.write(b"".join(encode(value) + b"\n" for value in values))
         self._file.flush()
 
     def _lock(self) -> None:
@@ -147,6 +151,7 @@ class Journal:
             elif number == 0 or "image" not in value or not {"class", "unreadable"} & value.keys():
                 break
             self._count, end = number, end + len(line)
+            self.unreadable += "unreadable" in value
         self._file.truncate(end)
         self._file.seek(end)
         if not end:
@@ -178,7 +183,7 @@ def file_identity(path: Path) -> list[object]:
 def encode(value: object) -> bytes:
     """Return JSON in UTF-8 with letters as they are; all ASCII for a file name that is not valid UTF-8."""
     try:
-        return json.dumps(value, ensure_ascii=False).encode()
+        return _ENCODER.encode(value).encode()
     except UnicodeEncodeError:
         return json.dumps(value).encode()
 

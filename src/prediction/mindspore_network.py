@@ -1,5 +1,7 @@
 """Checkpoints and exported MINDIR files, run by MindSpore."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -11,31 +13,45 @@ from src.export.metadata import from_metadata
 from src.export.mindir_file import load_mindir, mindir_metadata
 from src.prediction.loaded_network import Network
 from src.runtime.device import start_device
+from src.runtime.graph_cache import compile_network
 from src.vit import VisionTransformer
-from src.weights.pretrained import load_pretrained
+from src.weights.checkpoint import Checkpoint
 from src.weights.rebuild import rebuild_network
 
 CLASS_TOKEN, FIRST_PATCH = 0, 1
 
 
-def load_mindspore(path: Path, arch: str | None, device_target: str, device_id: int) -> Network:
-    """Load a MINDIR file, or a checkpoint in any format of `load_pretrained`, onto the only device of this process.
+def load_mindir_file(path: Path, device_target: str, device_id: int) -> Network:
+    """Load a MINDIR file onto the only device of this process.
 
-    Raises `UserError` for a damaged or foreign file, another architecture than `arch`, a checkpoint without a head, and
-    a missing device.
+    Raises `UserError` for a damaged or foreign file and a missing device.
     """
-    if path.suffix.lower() == ".mindir":
-        info = from_metadata(mindir_metadata(path), str(path))
-        start_device(device_target, device_id, pynative=False)
-        return Network(load_mindir(path), info, fixed_batch=True)
-    checkpoint = load_pretrained(path, arch=arch)
+    info = from_metadata(mindir_metadata(path), str(path))
     start_device(device_target, device_id, pynative=False)
-    network = rebuild_network(checkpoint.info, checkpoint.weights, path)
+    return Network(load_mindir(path), info, fixed_batch=True)
+
+
+def network_of(
+    checkpoint: Checkpoint, path: Path, device_target: str, device_id: int, compiled_batch: int | None
+) -> Network:
+    """Build the network of a checkpoint, read from `path`, on the only device of this process.
+
+    It is compiled for batches of `compiled_batch` images, or with None run operator by operator. Raises `UserError` for
+    a checkpoint without a head and a missing device.
+    """
+    start_device(device_target, device_id, pynative=False)
+    info = checkpoint.info
+    network = rebuild_network(info, checkpoint.weights, path)
+    if compiled_batch is not None:
+        compile_network(network, info.model, compiled_batch)
 
     def run(images: np.ndarray) -> np.ndarray:
-        return network(Tensor(images)).asnumpy()
+        if compiled_batch is not None:
+            return network(Tensor(images)).asnumpy()
+        with operator_by_operator():
+            return network(Tensor(images)).asnumpy()
 
-    return Network(run, checkpoint.info, fixed_batch=True, attention=partial(last_attention, network))
+    return Network(run, info, fixed_batch=compiled_batch is not None, attention=partial(last_attention, network))
 
 
 def last_attention(network: VisionTransformer, image: np.ndarray) -> np.ndarray:
@@ -45,9 +61,7 @@ def last_attention(network: VisionTransformer, image: np.ndarray) -> np.ndarray:
     token otherwise. The values sum to 1 minus the attention to the class token. Runs operator by operator, because
     compiling takes longer than one image.
     """
-    mode = ms.get_context("mode")
-    ms.set_context(mode=ms.PYNATIVE_MODE)
-    try:
+    with operator_by_operator():
         shared_bias = None if network.rel_pos_bias is None else network.rel_pos_bias()
         x = network.embed(Tensor(image[None]), None)
         *others, last = network.blocks
@@ -55,8 +69,17 @@ def last_attention(network: VisionTransformer, image: np.ndarray) -> np.ndarray:
             x = block(x, shared_bias)
         q, k, _ = last.attn.queries_keys_values(last.norm1(x))
         probabilities = last.attn.probabilities(q, k, shared_bias).asnumpy()[0]
-    finally:
-        ms.set_context(mode=mode)
     queries = slice(FIRST_PATCH, None) if network.mean_pooling else slice(CLASS_TOKEN, FIRST_PATCH)
     grid = network.patch_embed.grid
     return probabilities[:, queries, FIRST_PATCH:].mean(axis=(0, 1)).reshape(grid, grid)
+
+
+@contextmanager
+def operator_by_operator() -> Iterator[None]:
+    """Let MindSpore run operators one by one inside the block, without compiling a graph."""
+    mode = ms.get_context("mode")
+    ms.set_context(mode=ms.PYNATIVE_MODE)
+    try:
+        yield
+    finally:
+        ms.set_context(mode=mode)

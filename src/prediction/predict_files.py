@@ -28,28 +28,49 @@ class Details:
 
 
 def record_predictions(
-    results: Iterable[Prediction | Unreadable], journal: Journal, total: int, details: Details, *, quiet: bool
+    results: Iterable[Prediction | Unreadable],
+    journal: Journal,
+    total: int,
+    details: Details,
+    *,
+    quiet: bool,
+    batch_size: int = 1,
 ) -> None:
     """Append the `results` to the journal, which holds those of `total` images in the end.
 
-    Prints one line per image and, on a terminal, a bar with images/s and the remaining time, unless `quiet`. Raises
-    `RunError` if the logits are not finite or the journal cannot be written.
+    They are written `batch_size` at a time; the results of a batch exist at the same moment. Prints one line per image
+    and, on a terminal, a bar with images/s and the remaining time, unless `quiet`. Raises `RunError` if the logits are
+    not finite or the journal cannot be written.
     """
     hidden = quiet or not sys.stderr.isatty()
     with tqdm(total=total, initial=len(journal), unit=" images", leave=False, disable=hidden) as bar:
-        for result in results:
-            record = record_of(result, details)
-            journal.append(record)
-            if "class" in record and not quiet:
-                quiet = not _print(line_of(shown(record, details.probabilities)), bar)
-            bar.update()
+        records: list[Record] = []
+
+        def write() -> None:
+            nonlocal quiet, records
+            written, records = records, []
+            if not written:
+                return
+            journal.append(*written)
+            lines = [line_of(shown(record, details.probabilities)) for record in written if "class" in record]
+            if lines and not quiet:
+                quiet = not _print(lines, bar)
+            bar.update(len(written))
+
+        try:
+            for result in results:
+                records.append(record_of(result, details))
+                if len(records) == batch_size:
+                    write()
+        finally:  # the records before an image that ends the run
+            write()
 
 
-def _print(line: str, bar: tqdm) -> bool:
-    """Print a line above the bar; return whether that succeeded. The journal, not the terminal, is the result."""
+def _print(lines: list[str], bar: tqdm) -> bool:
+    """Print lines above the bar; return whether that succeeded. The journal, not the terminal, is the result."""
     try:
         with bar.external_write_mode(sys.stdout):
-            print(without_control_characters(line), flush=True)
+            print("\n".join(map(without_control_characters, lines)), flush=True)
     except OSError as error:  # `infer.py | head`
         discard(sys.stdout)
         logger.warning("the lines cannot be printed (%s): the run goes on without", error.strerror)

@@ -7,6 +7,7 @@ import numpy as np
 from mindspore import Tensor
 
 from src.layers.layers import Layers
+from src.model.model_config import TrainingOptions
 from src.model.model_info import ModelInfo
 from src.vit import VisionTransformer, create_model
 from src.weights.agreement import require_head
@@ -25,7 +26,8 @@ def rebuild_network(
     Raises `UserError` for a checkpoint without a classification head.
     """
     require_head(info, path)
-    network = create_model(info.model, amp_level=amp_level, layers=layers)
+    # drawing initial weights would take 1.2 s for BEiT-base
+    network = create_model(info.model, TrainingOptions(seed=None), amp_level, layers)
     for name, parameter in network.parameters_and_names():
         parameter.set_data(Tensor(weights[name], parameter.dtype))
     return network.set_train(False)
