@@ -26,10 +26,11 @@ from tests.networks import small_network
 
 ROOT = Path(__file__).resolve().parents[1]
 RUN = Config(arch="test_beit_patch8_32", num_classes=10, batch_size=4)
+SHAPES = {"weight": [4, 3]}
 
 
 def key_of(**changes) -> str:
-    return cache_key(dataclasses.replace(RUN, **changes), steps=100, ranks=1)
+    return cache_key(dataclasses.replace(RUN, **changes), steps=100, ranks=1, shapes=SHAPES)
 
 
 @pytest.mark.parametrize(
@@ -52,7 +53,7 @@ def test_options_that_change_the_graph_change_the_key(changes):
 
 
 def test_the_length_of_the_schedule_and_the_number_of_devices_are_in_the_key():
-    assert len({cache_key(RUN, steps, ranks) for steps, ranks in ((100, 1), (101, 1), (100, 2))}) == 3
+    assert len({cache_key(RUN, steps, ranks, SHAPES) for steps, ranks in ((100, 1), (101, 1), (100, 2))}) == 3
 
 
 @pytest.mark.parametrize(
@@ -95,6 +96,10 @@ def losses(folder: str) -> list[float]:
     image = Tensor(rng.standard_normal((4, 3, 16, 16)).astype(np.float32))
     target, key = Tensor(np.eye(4, 3, dtype=np.float32)), Tensor(np.arange(4, dtype=np.int32))
     return [float(step(image, target, key)[0].asnumpy()) for _ in range(3)]
+
+
+def test_another_tokenizer_has_another_graph():
+    assert cache_key(RUN, 100, 1, {"w": [2, 3]}) != cache_key(RUN, 100, 1, {"w": [3, 2]})
 
 
 def test_a_step_from_the_cache_trains_as_the_compiled_one(tmp_path):
