@@ -199,10 +199,7 @@ def test_a_converted_file_has_the_state_dict_that_strict_loading_requires(pretra
     path, version = tmp_path / f"{target}_{pretrained.stem}{SUFFIXES[target]}", pretrained.stem
     convert.main(["--input", str(pretrained), "--arch", ARCH, "--output", str(path), "--to", target])
     found = {name: list(array.shape) for name, array in read(path).items()}
-    if target == "hf4":  # names that from_pretrained translates
-        assert len(found) == len(json.loads(str(GOLDEN[f"shapes/hf/{version}"])))
-    else:
-        assert found == json.loads(str(GOLDEN[f"shapes/{target}/{version}"]))
+    assert found == json.loads(str(GOLDEN[f"shapes/{target}/{version}"]))
 
 
 @both_versions

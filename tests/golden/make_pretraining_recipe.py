@@ -6,7 +6,7 @@ PYTHON and DIR as for make_network.py; transformers 5 is needed too. Per network
 `<version>/groups` with the weight decay and `<version>/names` with the name of every parameter, `<version>/losses`,
 `<version>/norms` (of the gradients before clipping) and `<version>/weight/<parameter>` after 50 steps. Per case of
 `SCHEDULES`: `rates/<case>` and `decays/<case>`. `mae/loss` and `mae/gradient` of `pixel_case`. `shapes/<library>/
-<version>`: names and shapes of the state dict, as JSON. `--check` writes nothing: it loads the files of FOLDER,
+<version>`: names and shapes of the state dict, as JSON, and for `hf4` of the file that transformers writes. `--check` writes nothing: it loads the files of FOLDER,
 `<library>_<version>.<suffix>` from convert.py, into the networks of the libraries, strictly.
 """
 
@@ -168,6 +168,11 @@ def main() -> None:
         for library, network in libraries(modules, version).items():
             shapes = {name: tuple(value.shape) for name, value in network.state_dict().items()}
             arrays[f"shapes/{library}/{version}"] = np.array(json.dumps(shapes))
+        with tempfile.TemporaryDirectory() as place:  # transformers writes files with the names of version 4
+            network.save_pretrained(place)
+            saved = load_file(Path(place, "model.safetensors"))
+        shapes = {name: tuple(value.shape) for name, value in saved.items()}
+        arrays[f"shapes/hf4/{version}"] = np.array(json.dumps(shapes))
         print(version, "losses", arrays[f"{version}/losses"].round(3))
         print(version, "gradient norms", arrays[f"{version}/norms"].round(2))
     path = Path(__file__).with_name("pretraining_recipe.npz")
