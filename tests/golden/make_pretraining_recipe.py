@@ -6,8 +6,9 @@ PYTHON and DIR as for make_network.py; transformers 5 is needed too. Per network
 `<version>/groups` with the weight decay and `<version>/names` with the name of every parameter, `<version>/losses`,
 `<version>/norms` (of the gradients before clipping) and `<version>/weight/<parameter>` after 50 steps. Per case of
 `SCHEDULES`: `rates/<case>` and `decays/<case>`. `mae/loss` and `mae/gradient` of `pixel_case`. `shapes/<library>/
-<version>`: names and shapes of the state dict, as JSON, and for `hf4` of the file that transformers writes. `--check` writes nothing: it loads the files of FOLDER,
-`<library>_<version>.<suffix>` from convert.py, into the networks of the libraries, strictly.
+<version>`: names and shapes of the state dict, as JSON, and for `hf4` of the file that transformers writes. `--check`
+writes nothing: it loads the files of FOLDER, `<library>_<version>.<suffix>` from convert.py, into the networks of the
+libraries, strictly.
 """
 
 from __future__ import annotations
