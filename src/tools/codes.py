@@ -26,7 +26,7 @@ class CodesInUse:
         used = self._used if self._sum is None else self._sum(self._used)
         count, vocabulary = int(np.count_nonzero(used.asnumpy())), self._used.size
         self._used.set_data(Tensor(np.zeros(vocabulary, np.float32)))
-        if count < COLLAPSED * vocabulary:
+        if 0 < count < COLLAPSED * vocabulary:  # 0: no step since the last call, as in a dry run
             logger.warning(
                 f"the images have only {count} of {vocabulary} visual tokens: if they are not all alike, the tokenizer "
                 "has collapsed; train another, or set target to pixels"

@@ -116,7 +116,7 @@ def _foreign(
     model = find_model(measure(weights, path), arch, path)
     undetermined = set(UNDETERMINED)
     if model.head_layers:
-        model = replace(model, early_layers=get_variant(model.arch).depth - LAST_LAYERS)
+        model = replace(model, early_layers=max(get_variant(model.arch).depth - LAST_LAYERS, 1))
     else:
         undetermined.remove("early_layers")
     stated = {**stated_beside(path, model.image_size), **stated}
