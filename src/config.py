@@ -14,7 +14,7 @@ from src.errors import UserError
 from src.model.variants import VARIANTS, get_variant, patch_grid
 from src.options.command_line import Script, given_config, parse
 from src.options.config_file import names_in, read_values, write_values
-from src.options.declaration import Group, borrowed, option, shown
+from src.options.declaration import Group, borrowed, declared, option, shown
 
 DATASET = Group(0, "Dataset")
 AUGMENT = Group(1, "Augmentations")
@@ -468,9 +468,11 @@ def is_for_pretraining(argv: Sequence[str]) -> bool:
         return False
 
 
-def read_config(path: Path) -> Config:
-    """Return the values of a YAML file; raises `UserError` as `parse_args` does."""
-    return Config(**read_values(path, Config))
+def read_config(path: Path) -> Any:
+    """Return the values of a YAML file, of the kind in `FILES` that has its options; `UserError` as `parse_args`."""
+    names = set(names_in(path))
+    kind = next((kind for kind in FILES if names <= set(declared(kind))), Config)
+    return kind(**read_values(path, kind))
 
 
 def as_yaml(config: RunConfig) -> str:

@@ -87,7 +87,10 @@ def test_every_changed_byte_of_an_onnx_file_is_detected(kind, exported, tmp_path
             with pytest.raises(UserError, match=r"\.onnx") as raised:
                 Predictor.from_file(path)
             one_line(raised.value)
-        file.write_bytes(content[: len(content) // 2] + bytes(64) + content[len(content) // 2 + 64 :])
+        at, part = len(content) // 2, bytes(64)  # in the weights
+        if kind == "split" and file == path:  # the weights are beside this file: another name of a node
+            at, part = content.index(b"blocks."), b"xlocks."
+        file.write_bytes(content[:at] + part + content[at + len(part) :])
         with refuses(path.name, "checksum", "export"):
             load_onnx(path, "CPU", 0)
         file.write_bytes(content[:-1])

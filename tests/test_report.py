@@ -175,7 +175,7 @@ def test_the_written_config_is_read_back_unchanged(tmp_path, path):
     (tmp_path / "config.yaml").write_text(as_yaml(config))
     assert read_config(tmp_path / "config.yaml") == config
     changed = dataclasses.replace(
-        config, eps=1e-8, auto_augment=None, model_postfix="0", data_url="a: b # c", beta=(0.5, 0)
+        config, eps=1e-8, pretrained=None, model_postfix="0", data_url="a: b # c", beta=(0.5, 0)
     )
     (tmp_path / "config.yaml").write_text(as_yaml(changed))
     assert read_config(tmp_path / "config.yaml") == changed
