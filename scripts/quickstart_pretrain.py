@@ -66,19 +66,21 @@ def train(name: str, script: str, config: RunConfig, arguments: Sequence[object]
 
 def fine_tune(name: str, epochs: int, start: Path | None, sources: list[Path]) -> Stage:
     """Return the stage of a run with few labels, from the checkpoint `start` or from random weights."""
+    network = read("pretrain", PRETRAIN)
     words: list[object] = ["--config_path", FINE_TUNE, "--data_url", FEW, "--epochs", epochs]
+    words += ["--arch", network.arch, "--image_size", network.image_size]
     words += ["--model_postfix", name.replace(" ", "_")]
     for root in ("summary", "ckpt", "best_ckpt", "logs"):
         words += [f"--{root}_root_dir", OUTPUT / root]
     if start is not None:
         words += ["--pretrained", start]
-    config: RunConfig = parse_args(list(map(str, words)), "train")
-    return train(name, "train.py", config, words, [FINE_TUNE, FEW, *sources])
+    config: RunConfig = parse_args([str(word) for word in words], "train")
+    return train(name, "train.py", config, words, [FINE_TUNE, PRETRAIN, FEW, *sources])
 
 
 def top1(name: str) -> float:
     """Return the accuracy in percent after the last epoch of a run with few labels."""
-    config: RunConfig = read("train", FINE_TUNE)
+    config = read("pretrain", PRETRAIN)
     rows = (OUTPUT / "logs" / f"{config.arch}_{name.replace(' ', '_')}" / "metrics.csv").read_text().splitlines()
     return float(dict(zip(rows[0].split(","), rows[-1].split(",")))["top1"])
 

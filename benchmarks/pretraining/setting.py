@@ -29,22 +29,22 @@ NETWORK: dict[str, Any] = {
     "rel_pos_bias": False,
     "shared_rel_pos_bias": True,
 }
-DVAE = DvaeSizes(num_tokens=128, codebook_dim=32, num_layers=1, hidden_dim=32)
+DVAE = DvaeSizes(num_tokens=64, codebook_dim=32, num_layers=2, hidden_dim=16)
 
 
 @dataclass(frozen=True)
 class Setting:
     """Sizes of the comparison; epochs are passes over as many images as the training set has."""
 
-    arch: str = "beit_micro_patch4_32"
-    image_size: int = 16
+    arch: str = "test_beit_patch8_32"
+    image_size: int = 32
     batch_size: int = 64
     min_crop: float = 0.7
     mask_ratio: float = 0.6
-    pretraining_lr: float = 3e-3
-    pretraining_epochs: int = 20  # with pixel targets
-    fine_tuning_epochs: int = 5
-    tokenizer_epochs: int = 3
+    pretraining_lr: float = 4e-3
+    pretraining_epochs: int = 60  # with pixel targets
+    fine_tuning_epochs: int = 10
+    tokenizer_epochs: int = 4
     evaluations: int = 5  # in a run of fine-tuning
     dvae: DvaeSizes = DVAE
 
