@@ -20,7 +20,7 @@ from images import write_mnist  # noqa: E402
 from results import Results  # noqa: E402
 from runs import Comparison, read_images  # noqa: E402
 from setting import ARMS, RATES, SHARES, Setting  # noqa: E402
-from tables import draw, table, tests_of  # noqa: E402
+from tables import draw, table, top1_of  # noqa: E402
 
 from src.config import Config  # noqa: E402
 from src.errors import exit_code  # noqa: E402
@@ -43,7 +43,7 @@ def main() -> None:
     text = table(chosen, {key: comparison.best_rate(*key) for key in chosen})
     print(f"\n{text}")
     write_atomically(options.output / "table.md", lambda file: file.write(f"{text}\n".encode()))
-    draw(options.output / "chart.png", tests_of(chosen))
+    draw(options.output / "chart.png", top1_of(chosen))
 
 
 def parse_args() -> argparse.Namespace:

@@ -13,7 +13,7 @@ BAR = 0.26  # width; a group of three is narrower than the distance 1 between gr
 Key = tuple[str, float]  # arm and share of the labels
 
 
-def tests_of(chosen: Mapping[Key, Sequence[Mapping[str, float]]]) -> dict[Key, list[float]]:
+def top1_of(chosen: Mapping[Key, Sequence[Mapping[str, float]]]) -> dict[Key, list[float]]:
     """Return the accuracies on the test split, one a seed."""
     return {key: [result["test"] for result in found] for key, found in chosen.items()}
 
@@ -21,7 +21,7 @@ def tests_of(chosen: Mapping[Key, Sequence[Mapping[str, float]]]) -> dict[Key, l
 def table(chosen: Mapping[Key, Sequence[Mapping[str, float]]], rates: Mapping[Key, float]) -> str:
     """Return a Markdown table of top-1 on the test split over the seeds, and the lead over random weights."""
     rows = ["| labels | start | learning rate | top-1, % | min to max | lead | s a run |", "| --- " * 7 + "|"]
-    tests = tests_of(chosen)
+    tests = top1_of(chosen)
     for share in SHARES:
         for arm in ARMS:
             found = tests[arm, share]
