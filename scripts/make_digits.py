@@ -32,5 +32,24 @@ def write_digits(folder: Path) -> None:
     unfinished.rename(folder)
 
 
+def write_few_labels(folder: Path, digits: Path, labels: int) -> None:
+    """Write `folder`/{train,val} with the first `labels` training images of each digit in `digits`, and all of val.
+
+    The training images are repeated under other names up to the number in `digits`, so that an epoch has as many steps
+    as one over all of them. The folder appears whole or not at all.
+    """
+    unfinished = folder.with_name(folder.name + ".unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    shutil.copytree(digits / "val", unfinished / "val")
+    for source in sorted((digits / "train").iterdir()):
+        paths = sorted(source.iterdir())
+        place = unfinished / "train" / source.name
+        place.mkdir(parents=True)
+        for number in range(len(paths)):
+            path = paths[number % labels]
+            shutil.copy(path, place / f"{path.stem}_{number // labels:03d}.png")
+    unfinished.rename(folder)
+
+
 if __name__ == "__main__":
     write_digits(Path(sys.argv[1]))

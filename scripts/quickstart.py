@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import ast
 import json
-import shutil
-import subprocess
 import sys
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from src.config import Config, read_config  # noqa: E402  the project's folder must be on the path first
+from scripts.stages import Stage, print_stages, script, stage, train_anew  # noqa: E402  the path must be set first
+from src.config import read_config  # noqa: E402
 from src.errors import RunError, exit_code  # noqa: E402
 
 CONFIG = ROOT / "src" / "configs" / "quickstart_digits.yaml"
@@ -25,20 +22,10 @@ OUTPUT = ROOT / "outputs" / "quickstart"
 DIGIT_TO_PREDICT = "3"
 
 
-@dataclass(frozen=True)
-class Stage:
-    """One row of the closing table: what was done, how long it took (None: reused) and the files it left."""
-
-    name: str
-    seconds: float | None
-    files: tuple[Path, ...]
-
-
 def main() -> None:
     """Run or reuse every stage, then print the table."""
     config = read_config(CONFIG)
     run = f"{config.arch}_{config.model_postfix}"
-    best = ROOT / config.best_ckpt_root_dir / run
     onnx, mindir = OUTPUT / f"{config.arch}.onnx", OUTPUT / f"{config.arch}.mindir"
     evaluation = OUTPUT / "eval.txt"
     from_checkpoint, from_onnx = OUTPUT / "predictions.json", OUTPUT / "predictions_onnx.json"
@@ -46,7 +33,14 @@ def main() -> None:
     OUTPUT.mkdir(parents=True, exist_ok=True)
 
     stages = [stage("data", [DATA], [], lambda: script("scripts/make_digits.py", DATA))]
-    stages.append(stage("train", [done], [CONFIG, DATA], lambda: train(config, run, best, done)))
+    stages.append(
+        stage(
+            "train",
+            [done],
+            [CONFIG, DATA],
+            lambda: train_anew("train.py", config, run, ["--config_path", CONFIG], done),
+        )
+    )
     checkpoint = Path(done.read_text().strip())
     given = ["--config_path", CONFIG, "--pretrained", checkpoint]
     stages.append(
@@ -74,38 +68,6 @@ def main() -> None:
     print_table(stages, checkpoint, evaluation, from_checkpoint, from_onnx)
 
 
-def stage(name: str, files: list[Path], sources: list[Path], work: Callable[[], object]) -> Stage:
-    """Do `work` unless every one of `files` is there and newer than all `sources`."""
-    if all(file.exists() and all(file.stat().st_mtime >= s.stat().st_mtime for s in sources) for file in files):
-        return Stage(name, None, tuple(files))
-    print(f"\n== {name} ==", flush=True)
-    begin = time.perf_counter()
-    work()
-    return Stage(name, time.perf_counter() - begin, tuple(files))
-
-
-def script(name: str, *arguments: object, folder: Path = ROOT) -> str:
-    """Run one of the project's scripts in `folder`, show and give what it prints; `RunError` where it fails."""
-    command = [sys.executable, str(ROOT / name), *map(str, arguments)]
-    lines = []
-    with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
-            print(line, end="", flush=True)
-            lines.append(line)
-    if process.returncode:
-        raise RunError(f"{name} ended with exit code {process.returncode}; its message stands above")
-    return "".join(lines)
-
-
-def train(config: Config, run: str, best: Path, done: Path) -> None:
-    """Train from scratch, clearing what an unfinished quickstart left, and note the best checkpoint in `done`."""
-    for root in ("summary_root_dir", "ckpt_root_dir", "best_ckpt_root_dir", "logs_root_dir"):
-        shutil.rmtree(ROOT / getattr(config, root) / run, ignore_errors=True)
-    script("train.py", "--config_path", CONFIG)
-    done.write_text(f"{best / 'best.ckpt'}\n")
-
-
 def predict(images: Path, model: Path, output: Path) -> None:
     """Predict the images of a folder on the CPU."""
     script("infer.py", "--data_path", images, "--checkpoint", model, "--output", output, "--device_target", "CPU")
@@ -124,12 +86,7 @@ def print_table(
     print(f"  top-1 {results['Top1-Acc']:.2f} %   top-5 {results['Top5-Acc']:.2f} %")
     print(f"  checkpoint and ONNX agree: {agree} ({equal} of {len(by_checkpoint)} predictions equal)")
     print(f"  scans of '{DIGIT_TO_PREDICT}' recognized: {right} of {len(by_checkpoint)}")
-    print(f"  {'stage':<22}{'time':>9}  files")
-    for row in stages:
-        files = [checkpoint] if row.name == "train" else row.files
-        duration = "reused" if row.seconds is None else f"{row.seconds:.1f} s"
-        print(f"  {row.name:<22}{duration:>9}  {', '.join(str(f.relative_to(ROOT)) for f in files)}")
-    print(f"  {'total':<22}{sum(row.seconds or 0 for row in stages):>7.1f} s")
+    print_stages([replace(row, files=(checkpoint,)) if row.name == "train" else row for row in stages])
     if agree == "NO":
         raise RunError(f"{from_checkpoint} and {from_onnx} differ: the exported network is not the trained one")
 

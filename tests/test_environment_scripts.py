@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from scripts.make_digits import write_few_labels
 from tests.tiny_project import ROOT, run
 
 
@@ -163,6 +164,20 @@ def test_all_digits_are_written_unchanged_with_a_stratified_split(tmp_path):
     (path,) = (tmp_path / "digits").glob("*/0/0000.png")
     pixels = np.asarray(Image.open(path))
     assert np.array_equal(pixels, (load_digits().images[0] * 255 / 16).round())
+
+
+def test_few_labels_are_repeated_to_an_epoch_of_all_images_and_val_is_complete(tmp_path):
+    for split, count in (("train", 5), ("val", 3)):
+        for digit in "01":
+            folder = tmp_path / "digits" / split / digit
+            folder.mkdir(parents=True)
+            for number in range(count):
+                (folder / f"{number}.png").write_text(f"{digit}{number}")
+    write_few_labels(tmp_path / "few", tmp_path / "digits", 2)
+    texts = {split: [path.read_text() for path in (tmp_path / "few" / split).glob("*/*")] for split in ("train", "val")}
+    assert Counter(texts["train"]) == {"00": 3, "01": 2, "10": 3, "11": 2}
+    assert len(texts["val"]) == 6
+    assert not (tmp_path / "few.unfinished").exists()
 
 
 def test_a_system_without_wheels_of_mindspore_is_an_error(tmp_path):
