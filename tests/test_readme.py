@@ -17,7 +17,7 @@ import pytest
 
 import convert
 from scripts import write_options
-from src.config import SCRIPTS, parse_args, read_config
+from src.config import SCRIPTS, Config, is_for_pretraining, parse_args, read_config
 from src.weights.foreign_writer import write_foreign
 from tests.networks import variant_network
 from tests.tiny_project import ROOT, TIMEOUT_SECONDS, write_images
@@ -30,6 +30,9 @@ PAGES = [
     for pattern in ("*.md", "docs/*.md", "benchmarks/**/*.md", "tests/*/*.md")
     for page in sorted(ROOT.glob(pattern))
 ]
+CONFIGS = sorted((ROOT / "src" / "configs").glob("*.yaml"))
+FINE_TUNING = [path for path in CONFIGS if isinstance(read_config(path), Config)]
+PRETRAINING = [path for path in CONFIGS if path not in FINE_TUNING]
 MAX_README_LINES = 300  # the README introduces and shows; reference material belongs in docs/
 
 
@@ -48,6 +51,7 @@ def test_every_reference_page_is_linked_from_the_readme():
 OTHERS = ("source ", "cp ", "printf ", ".venv/bin/", "best=outputs/")
 RUN_ELSEWHERE = ("bash scripts/quickstart.sh", "bash scripts/run_tests.sh", "python scripts/check_gpu.py")
 SCRIPT_OF_WRAPPER = {"run_infer_gpu.sh": "infer", "run_eval_gpu.sh": "eval"}
+SCRIPT_OF_WRAPPER |= {f"run_{kind}_pretrain_gpu.sh": "pretrain" for kind in ("standalone", "distribute")}
 PLACEHOLDERS = {"$best": "some.ckpt", "CKPT": "some.ckpt", "FILE": "photos.yaml", "FOLDER": "folder"}
 
 
@@ -88,7 +92,7 @@ def test_a_printed_command_can_be_run(page, command, tmp_path, monkeypatch):
     if words[1] == "convert.py":
         convert.parse_args(words[2:])
     elif name in SCRIPTS:
-        parse_args(words[2:], name)
+        parse_args(words[2:], "pretrain_preview" if name == "preview" and is_for_pretraining(words[2:]) else name)
     elif words[0] == "bash":
         usage = next(line for line in write_options.usages() if line.startswith(words[1].removeprefix("scripts/")))
         own, _, extra = " ".join(words[2:]).partition(" --extra ")
@@ -214,8 +218,10 @@ def test_links_lead_to_files_and_headings(page):
 
 
 def test_the_config_tables_name_the_shipped_configs():
-    shipped = {path.stem for path in (ROOT / "src" / "configs").glob("*.yaml")}
+    shipped = {path.stem for path in FINE_TUNING}
     assert set(re.findall(r"^\| `(\w+)` \|", README.read_text(), re.MULTILINE)) == shipped
+    page = (DOCS / "pretraining.md").read_text().split("\n## Configs")[1].split("\n## ")[0]
+    assert set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)) == {path.stem for path in PRETRAINING}
     page = (DOCS / "training.md").read_text()
     assert set(re.findall(r"^\| `(\w+)\.yaml` \|", page, re.MULTILINE)) == shipped
     table = (DOCS / "weights.md").read_text().split("\n## Formats")[0]
@@ -233,7 +239,16 @@ def number_of_images(cell: str, devices: int) -> int:
     return math.prod(int(factor) for factor in cell.replace("devices", str(devices)).split(" x "))
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "src" / "configs").glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", PRETRAINING, ids=lambda path: path.stem)
+def test_the_table_of_pretraining_shows_the_values_of_the_files(path):
+    config = read_config(path)
+    _, images, epochs, base_lr = table_row(DOCS / "pretraining.md", path.stem)
+    factors = [factor for factor in images.split(" x ") if factor != "devices"]
+    assert number_of_images(" x ".join(factors), 1) == config.batch_size * config.accumulation_steps
+    assert (int(epochs), float(base_lr)) == (config.epochs, config.base_lr)
+
+
+@pytest.mark.parametrize("path", FINE_TUNING, ids=lambda path: path.stem)
 def test_the_config_tables_show_the_values_of_the_files(path):
     config = read_config(path)
     layer_decay = "none" if config.layer_decay == 1 else f"{config.layer_decay:g}"
