@@ -47,6 +47,7 @@ def main() -> int:
     if unknown := [name for name in chosen if name not in PARTS]:
         print(f"--only: {', '.join(unknown)} is not a part; choose from {', '.join(PARTS)}", file=sys.stderr)
         return 2
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
     report = read_report(arguments.output)
     if report["processor"] != processor():
         print(
