@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -49,9 +50,9 @@ def main() -> int:
         return 2
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     report = read_report(arguments.output)
-    if report["processor"] != processor():
+    if report["machine"] != machine():
         print(
-            f"{arguments.output} is from {report['processor']}, this is {processor()}; choose another --output",
+            f"{arguments.output} is from {report['machine']}, this is {machine()}; choose another --output",
             file=sys.stderr,
         )
         return 2
@@ -63,7 +64,7 @@ def main() -> int:
         print(error, file=sys.stderr)
         return 1
     points = {name: least(runs) for name in PARTS if (runs := report["runs"].get(name))}
-    print(report["processor"])
+    print(report["machine"])
     for name, measured in points.items():
         print(table(PARTS[name], measured))
     figure = growth_chart(PARTS, points)
@@ -87,7 +88,12 @@ def parse() -> argparse.Namespace:
 
 def read_report(path: Path) -> dict[str, Any]:
     """Return the runs of an earlier call, or an empty report of this machine."""
-    return json.loads(path.read_text()) if path.exists() else {"processor": processor(), "runs": {}}
+    return json.loads(path.read_text()) if path.exists() else {"machine": machine(), "runs": {}}
+
+
+def machine() -> str:
+    """Return the processor and the number of its hardware threads that this process may use (`taskset`)."""
+    return f"{processor()}, {len(os.sched_getaffinity(0))} hardware thread(s) used"
 
 
 def limit(part: Part, largest_folder: int) -> Part:

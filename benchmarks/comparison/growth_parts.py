@@ -18,7 +18,7 @@ from src.model.variants import get_variant
 
 FORWARD_ARCH, IMAGE_SIZE = "beit_tiny_patch16_224", 224
 SIZE_BATCH = 2
-LARGEST_BATCH = 32  # a repetition runs at least this number of images
+LEAST_IMAGES = 8  # of a repetition
 LOADER_BATCH = 64
 RANK_ARCH, RANK_IMAGE_SIZE, GLOBAL_BATCH, RANK_STEPS = "beit_micro_patch8_32", 64, 64, 23
 SECONDS, LIST_SECONDS, PEAK = "seconds", "list_seconds", "peak_bytes"
@@ -73,7 +73,7 @@ def measure_image_size(settings: Settings, image_size: int) -> Measured:
 def measure_forward(settings: Settings, batch: int, image_size: int) -> Measured:
     """Run forward passes of both sides in turns; the seconds are the minimum of the rounds."""
     settings = replace(settings, batch_size=batch)
-    repeats = max(1, LARGEST_BATCH // batch)
+    repeats = max(1, LEAST_IMAGES // batch)
     options = network_options(FORWARD_ARCH, image_size) | {"repeats": repeats}
     with ours(settings, "forward", **options) as our_side, theirs(settings, "forward", **options) as their_side:
         sides = {OURS: our_side, THEIRS: their_side}
@@ -161,7 +161,7 @@ PARTS: Mapping[str, Part] = {
         work=f"training step, {RANK_ARCH} at {RANK_IMAGE_SIZE} pixels, global batch {GLOBAL_BATCH}",
         values=(1, 2, 4),
         times={SECONDS: PER_IMAGE},
-        expected=f"constant while the ranks share {os.cpu_count()} hardware threads, plus the all-reduce",
+        expected=f"constant while ranks share {len(os.sched_getaffinity(0))} hardware thread(s), plus the all-reduce",
         factor=constant,
         measure=measure_ranks,
     ),
