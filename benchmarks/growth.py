@@ -60,6 +60,9 @@ def main() -> int:
         for number in range(1, arguments.runs + 1):
             for name in chosen:
                 measure(report, name, number, limit(PARTS[name], arguments.largest_folder), settings, arguments.output)
+    except FileExistsError as error:
+        print(f"--images: {error.filename} exists; remove it or choose another folder", file=sys.stderr)
+        return 2
     except SideFailed as error:
         print(error, file=sys.stderr)
         return 1
@@ -83,7 +86,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--images", type=Path, default=Path("outputs/growth/images"), help="folder to make and to remove"
     )
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if min(arguments.runs, arguments.rounds) < 1:
+        parser.error("--runs and --rounds must be at least 1")
+    return arguments
 
 
 def read_report(path: Path) -> dict[str, Any]:
@@ -129,12 +135,11 @@ def least(runs: dict[str, list[Measured]]) -> dict[int, Measured]:
 
 def table(part: Part, measured: dict[int, Measured]) -> str:
     """Return a Markdown table: the times of each side and their ratio, the peak memory of each side."""
+    first, grows = next(iter(measured)), next(iter(part.times))
     head = [part.title]
     for meaning in part.times.values():
-        head += [f"{meaning}, ms: {OURS}", THEIRS, "ratio"]
-    head += ["growth expected", OURS, THEIRS, f"peak MB: {OURS}", THEIRS]
-    first, *_ = measured
-    grows = next(iter(part.times))
+        head += [f"{meaning}, ms: {OURS}", THEIRS, f"{THEIRS} / {OURS}"]
+    head += [f"growth of {part.times[grows]}: expected", OURS, THEIRS, f"peak MB: {OURS}", THEIRS]
     lines = [f"\n{part.work}. Expected: {part.expected}.\n", f"| {' | '.join(head)} |", "| --- " * len(head) + "|"]
     for value, sides in measured.items():
         cells = [f"{value:,}"]

@@ -19,7 +19,7 @@ MEGABYTE = 1e6
 
 
 def growth_chart(parts: Mapping[str, Part], points: Mapping[str, Mapping[int, Measured]]) -> Figure:
-    """Draw a column per part: the last of its times above, the memory below. Dashed lines: the growth expected."""
+    """Draw a column per part: the first of its times above, the memory below. Dashed lines: the growth expected."""
     figure = new_figure(COLUMN * len(points), HEIGHT)
     columns = figure.subplots(2, len(points), squeeze=False).T
     for (above, below), (name, measured) in zip(columns, points.items()):

@@ -20,7 +20,7 @@ FORWARD_ARCH, IMAGE_SIZE = "beit_tiny_patch16_224", 224
 SIZE_BATCH = 2
 LEAST_IMAGES = 8  # of a repetition
 LOADER_BATCH = 64
-RANK_ARCH, RANK_IMAGE_SIZE, GLOBAL_BATCH, RANK_STEPS = "beit_micro_patch8_32", 64, 64, 23
+RANK_ARCH, RANK_IMAGE_SIZE, GLOBAL_BATCH, RANK_STEPS = "beit_micro_patch8_32", 64, 64, 13
 SECONDS, LIST_SECONDS, PEAK = "seconds", "list_seconds", "peak_bytes"
 
 Measured = dict[str, dict[str, float]]
@@ -35,8 +35,8 @@ class Part:
         title: name of the quantity, for the table and the chart.
         work: what is measured at each value.
         times: what each measured time means.
-        expected: relation of the last time and of the added memory to the value, in words.
-        factor: the growth of the last time that is expected between two values.
+        expected: relation of the times and of the added memory to the value, in words.
+        factor: the growth of the first time that is expected between two values.
         measure: one measurement of both sides at a value. Seconds are per image except those of a folder.
     """
 
