@@ -23,9 +23,8 @@ from benchmarks.comparison.benchmarks import BENCHMARKS, Result, Settings, measu
 from benchmarks.comparison.driver import SideFailed
 from benchmarks.comparison.gpu import GPU_BENCHMARKS, gpu_missing
 from benchmarks.comparison.instructions import AVX2, ISAS, NATIVE
+from benchmarks.comparison.processor import processor
 from benchmarks.comparison.reckoning import Machine
-
-VECTORS = {"avx512f": "AVX-512", "avx2": "AVX2"}  # flag of the processor -> name
 
 
 def main() -> int:
@@ -87,17 +86,12 @@ def parse() -> argparse.Namespace:
 
 def describe_machine(machine: Machine, facts: dict[str, Any], isa: str) -> str:
     """Return two lines that describe the processor, its instructions, the package versions and the measured rates."""
-    cpu = [
-        line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
-    ]
-    flags = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags")), "")
-    vectors = next((name for flag, name in VECTORS.items() if flag in flags.split()), "neither AVX-512 nor AVX2")
     capped = ", all sides capped at AVX2" if isa == AVX2 else ""
     versions = "; ".join(side["version"] for side in facts.values())
     products = ", ".join(f"{name} {side['flops'] / 1e9:.0f} GFLOP/s" for name, side in facts.items())
     load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
     return (
-        f"{os.cpu_count()} cores ({cpu[0] if cpu else 'unknown'}, {vectors}{capped}), {versions}, load {load}\n"
+        f"{processor()}{capped}, {versions}, load {load}\n"
         f"matrix product {products}; copy {machine.bytes_per_second / 1e9:.0f} GB/s"
     )
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import mindspore as ms
 import numpy as np
 import pytest
-from mindspore import Tensor
+from mindspore import Tensor, nn
 
 from src.config import Config
 from src.tools.compile_cache import cache_key, cached_step
@@ -67,13 +67,14 @@ def test_the_environment_is_restored(tmp_path, monkeypatch):
     monkeypatch.setenv("MS_COMPILER_CACHE_PATH", "mine")
     monkeypatch.delenv("MS_COMPILER_CACHE_ENABLE", raising=False)
 
-    def step():
-        assert os.environ["MS_COMPILER_CACHE_ENABLE"] == "1"
-        assert os.environ["MS_COMPILER_CACHE_PATH"].startswith(str(tmp_path))
-        raise RuntimeError("out of memory")
+    class Step(nn.Cell):
+        def __call__(self):
+            assert os.environ["MS_COMPILER_CACHE_ENABLE"] == "1"
+            assert os.environ["MS_COMPILER_CACHE_PATH"].startswith(str(tmp_path))
+            raise RuntimeError("out of memory")
 
     with pytest.raises(RuntimeError, match="out of memory"):
-        cached_step(step, dataclasses.replace(RUN, compile_cache=str(tmp_path)), 100, 1)()
+        cached_step(Step(), dataclasses.replace(RUN, compile_cache=str(tmp_path)), 100, 1)()
     assert os.environ["MS_COMPILER_CACHE_PATH"] == "mine"
     assert "MS_COMPILER_CACHE_ENABLE" not in os.environ
 

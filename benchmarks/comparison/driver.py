@@ -76,6 +76,18 @@ class Side:
         raise SideFailed(f"{self.name} ended:\n" + "\n".join(last))
 
 
+def run_to_end(command: Sequence[str], environment: Mapping[str, str] = {}) -> dict[str, Any]:
+    """Run a program that prints its measurements once, and return them. Raises `SideFailed` if it does not."""
+    done = subprocess.run(
+        command, cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True, check=False
+    )
+    found = [line[len(MARK) :] for line in done.stdout.splitlines() if line.startswith(MARK)]
+    if done.returncode or not found:
+        last = (done.stdout + done.stderr).splitlines()[-20:]
+        raise SideFailed(f"{' '.join(command[:6])} ... ended with code {done.returncode}:\n" + "\n".join(last))
+    return json.loads(found[-1])
+
+
 def alternate(sides: Mapping[str, Side], rounds: int, warm_up: int) -> dict[str, list[float]]:
     """Return the seconds of every repetition. The sides alternate, so that other load affects all of them equally."""
     seconds: dict[str, list[float]] = {name: [] for name in sides}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -18,13 +19,15 @@ from timm.data import FastCollateMixup, create_dataset, create_loader
 from timm.loss import SoftTargetCrossEntropy
 from timm.optim import create_optimizer_v2
 from torch._inductor import config as inductor
+from torch.nn.parallel import DistributedDataParallel
 
-from benchmarks.comparison.protocol import serve
+from benchmarks.comparison.protocol import answer, serve
 
 ARCH = "beit_base_patch16_224"
 MEAN_STD = (0.5, 0.5, 0.5)
 COPY_BYTES = 256 * 1024**2
 MACHINE_ROUNDS = 20
+WARM_STEPS = 3
 
 
 def main() -> None:
@@ -37,9 +40,9 @@ def main() -> None:
 def forward(options: dict[str, Any]) -> None:
     """Run a batch in evaluation mode."""
     device, precision = placed(options)
-    model: Any = timm.create_model(ARCH, pretrained=False).eval().to(device)
+    model = create_network(options).eval().to(device)
     model = torch.compile(model) if options.get("compiled") else model
-    image = torch.randn(options["batch_size"], 3, 224, 224, device=device)
+    image = random_images(options, device)
 
     def run() -> None:
         with torch.inference_mode(), precision():
@@ -53,12 +56,31 @@ def forward(options: dict[str, Any]) -> None:
 
 def step(options: dict[str, Any]) -> None:
     """Run a training step; the loss is copied to the host."""
+    device, _ = placed(options)
+    run = training_step(options)
+    run()
+    run()
+    serve({**device_facts(device), **versions()}, run)
+
+
+def rank_steps(options: dict[str, Any]) -> None:
+    """Measure the median seconds of a training step of all processes that torchrun started; the first one prints it."""
+    torch.distributed.init_process_group("gloo")
+    run = training_step(options, DistributedDataParallel)
+    seconds = [timed(run) for _ in range(options["steps"])][WARM_STEPS:]
+    if torch.distributed.get_rank() == 0:
+        answer({"seconds": statistics.median(seconds), **versions()})
+    torch.distributed.destroy_process_group()
+
+
+def training_step(options: dict[str, Any], wrap: Callable[[Any], Any] = lambda model: model) -> Callable[[], None]:
+    """Return a function that takes a training step with a random batch; `wrap` makes the network that it runs."""
     device, precision = placed(options)
-    model: Any = timm.create_model(ARCH, pretrained=False, drop_path_rate=0.1).train().to(device)
+    model = create_network(options, drop_path_rate=0.1).train().to(device)
     optimizer = create_optimizer_v2(model, opt="adamw", lr=1e-4, weight_decay=0.05, layer_decay=0.65)
     parameters = list(model.parameters())
-    model = torch.compile(model) if options.get("compiled") else model
-    image = torch.randn(options["batch_size"], 3, 224, 224, device=device)
+    model = wrap(torch.compile(model) if options.get("compiled") else model)
+    image = random_images(options, device)
     target = torch.eye(1000, device=device)[torch.randint(0, 1000, (options["batch_size"],), device=device)]
     criterion = SoftTargetCrossEntropy()
     scaler = torch.amp.GradScaler(device.type, enabled=options.get("amp_level", "O0") != "O0")
@@ -75,19 +97,48 @@ def step(options: dict[str, Any]) -> None:
             optimizer.zero_grad()
         loss.item()
 
-    run()
-    run()
-    serve({**device_facts(device), **versions()}, run)
+    return run
+
+
+def create_network(options: dict[str, Any], **more: Any) -> Any:
+    """Return BEiT-base, or a BEiT of `timm_sizes`."""
+    return timm.create_model(ARCH, pretrained=False, **options.get("timm_sizes", {}), **more)
+
+
+def random_images(options: dict[str, Any], device: torch.device) -> torch.Tensor:
+    size = options.get("image_size", 224)
+    return torch.randn(options["batch_size"], 3, size, size, device=device)
 
 
 def train_pipeline(options: dict[str, Any]) -> None:
     """Run an epoch of timm's training loader with its prefetcher and Mixup in the collate function."""
+    loader = train_loader(options)
+    serve({"images": len(loader) * options["batch_size"]}, lambda: consume(loader))
+
+
+def first_batch(options: dict[str, Any]) -> None:
+    """Measure the seconds to list a folder and to get the first training batch from it."""
+    begin = time.perf_counter()
+    dataset = list_images(options)
+    listed = time.perf_counter()
+    batches = iter(train_loader(options, dataset))
+    next(batches)
+    seconds = {"list_seconds": listed - begin, "seconds": time.perf_counter() - begin}
+    serve(seconds, lambda: None)
+
+
+def list_images(options: dict[str, Any]) -> Any:
+    return create_dataset("", root=options["images"], split="train", is_training=True, batch_size=options["batch_size"])
+
+
+def train_loader(options: dict[str, Any], dataset: Any = None) -> Any:
+    """Return timm's training loader of `dataset`, by default that of the images of the options."""
+    dataset = list_images(options) if dataset is None else dataset
     batch = options["batch_size"]
-    dataset = create_dataset("", root=options["images"], split="train", is_training=True, batch_size=batch)
     mixup = FastCollateMixup(
         mixup_alpha=0.8, cutmix_alpha=1.0, prob=1.0, switch_prob=0.5, label_smoothing=0.1, num_classes=1000
     )
-    loader = create_loader(
+    return create_loader(
         dataset,
         input_size=(3, 224, 224),
         batch_size=batch,
@@ -104,7 +155,6 @@ def train_pipeline(options: dict[str, Any]) -> None:
         persistent_workers=True,
         device=torch.device("cpu"),
     )
-    serve({"images": len(loader) * batch}, lambda: consume(loader))
 
 
 def eval_pipeline(options: dict[str, Any]) -> None:
@@ -180,6 +230,8 @@ def versions() -> dict[str, str]:
 TASKS = {
     "forward": forward,
     "step": step,
+    "rank_steps": rank_steps,
+    "first_batch": first_batch,
     "train_pipeline": train_pipeline,
     "eval_pipeline": eval_pipeline,
     "machine": machine,

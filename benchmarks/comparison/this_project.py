@@ -6,6 +6,7 @@ Network, step and loaders are built from a shipped config by the functions that 
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from benchmarks.comparison.protocol import serve
+from benchmarks.comparison.protocol import answer, serve
 from src.config import Config, parse_args
 from src.data import assembly as data
 from src.data.decode import read_rgb
@@ -26,6 +27,7 @@ from src.data.transforms import EvalTransform, random_crop_box, resize
 CONFIG = "beit_base_patch16_224_ft1k_authors"
 MACHINE_ROUNDS = 20
 PILLOW_ROUNDS, PILLOW_IMAGES = 5, 128
+WARM_STEPS = 3  # the first one compiles
 STEPS = 1000  # in the schedule; more than any benchmark takes
 COMMON = [
     "--config_path", CONFIG, "--num_parallel_workers", "2", "--use_clip_grad_norm", "--with_ema", "False",
@@ -39,8 +41,10 @@ def main() -> None:
 
 
 def configure(options: dict[str, Any]) -> Config:
-    """Return the shipped config with the batch size and device of the comparison."""
+    """Return the shipped config with the batch size, device and, if given, network of the comparison."""
     words = [*COMMON, "--batch_size", str(options["batch_size"])]
+    for name in ("arch", "image_size", "device_num"):
+        words += [f"--{name}", str(options[name])] if name in options else []
     words += ["--device_target", options.get("device_target", "CPU"), "--amp_level", options.get("amp_level", "O0")]
     words += ["--compile_cache", options["compile_cache"]] if options.get("compile_cache") else []
     return parse_args(words, "train")
@@ -76,7 +80,7 @@ def forward_pass(options: dict[str, Any]) -> Callable[[], Any]:
     build.start(config, need_of(config, data.model_config(config)))
     network = build_network(config)
     network.set_train(False)
-    image = Tensor(random_batch(options["batch_size"])[0])
+    image = Tensor(random_batch(config.batch_size, config.image_size)[0])
     return lambda: network(image)
 
 
@@ -98,8 +102,34 @@ def training_step(options: dict[str, Any]) -> Callable[[], Any]:
     schedules = Schedules(np.full(STEPS, 1e-4), np.full(STEPS, config.weight_decay))
     train_step = build.build_train_step(config, network, objective, schedules, ranks)
     train_step = cached_step(train_step, config, STEPS, ranks.size)
-    batch = [Tensor(array) for array in random_batch(options["batch_size"])]
+    batch = [Tensor(array) for array in random_batch(config.batch_size, config.image_size)]
     return lambda: train_step(*batch)[0]
+
+
+def rank_steps(options: dict[str, Any]) -> None:
+    """Measure the median seconds of a training step on `device_num` ranks; the first rank prints it."""
+    from src.runtime.distributed import launched_ranks
+    from src.runtime.rank import run_script
+
+    def steps() -> None:
+        work = training_step(options)
+        seconds = [timed(lambda: work().asnumpy()) for _ in range(options["steps"])][WARM_STEPS:]
+        if launched_ranks(os.environ, options["device_num"]).is_first:
+            answer({"seconds": float(np.median(seconds)), **versions()})
+
+    run_script(steps)
+
+
+def first_batch(options: dict[str, Any]) -> None:
+    """Measure the seconds to list a folder and to get the first training batch from it."""
+    config = configure(options)
+    begin = time.perf_counter()
+    folder = read_image_folder(Path(options["images"]))
+    listed = time.perf_counter()
+    batches = iter(data.build_train_loader(config, folder).epoch(0))
+    next(batches)
+    seconds = {"list_seconds": listed - begin, "seconds": time.perf_counter() - begin}
+    serve(seconds, lambda: None)
 
 
 def train_pipeline(options: dict[str, Any]) -> None:
@@ -170,10 +200,10 @@ def machine(options: dict[str, Any]) -> None:
     serve({"flops": 2 * rows * 768 * 3072 / seconds, **versions()}, lambda: None)
 
 
-def random_batch(size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def random_batch(size: int, image_size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return images, one-hot targets and drop path keys."""
     rng = np.random.default_rng(0)
-    image = rng.standard_normal((size, 3, 224, 224), dtype=np.float32)
+    image = rng.standard_normal((size, 3, image_size, image_size), dtype=np.float32)
     target = np.eye(1000, dtype=np.float32)[rng.integers(0, 1000, size)]
     return image, target, rng.integers(0, 2**31 - 1, size).astype(np.int32)
 
@@ -207,6 +237,8 @@ def device_memory(target: str) -> dict[str, int]:
 TASKS = {
     "forward": forward,
     "step": step,
+    "rank_steps": rank_steps,
+    "first_batch": first_batch,
     "train_pipeline": train_pipeline,
     "eval_pipeline": eval_pipeline,
     "pillow": pillow,
