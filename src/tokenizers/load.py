@@ -1,7 +1,5 @@
 """Building the network of a tokenizer file."""
 
-from collections.abc import Mapping
-
 import numpy as np
 from mindspore import Tensor, nn
 
@@ -15,7 +13,6 @@ from src.tokenizers.vqkd import VQKD
 
 PREFIX = "tokenizer."  # of the names of its parameters, which would be those of the pre-trained network otherwise
 HEAD_DIM = 64  # of all published VQ-KD encoders
-Weights = Mapping[str, np.ndarray]
 
 
 def build_tokenizer(file: TokenizerFile, grid: int) -> Tokenizer:
