@@ -10,6 +10,7 @@ import hashlib
 import json
 import logging
 import os
+import sys
 import tempfile
 import zipfile
 import zlib
@@ -62,7 +63,8 @@ def compile_network(
     shape = (batch_size, 3, model.image_size, model.image_size)
     images = Tensor(np.zeros(shape, np.float32))
     archive = _archive([asdict(model), shape, amp_level, rank], folder)
-    if archive is None or _cached:
+    # MindSpore's cache reads the script that was started; an interactive session and python -c have none
+    if archive is None or _cached or not Path(sys.argv[0]).is_file():
         network.compile(images)
         return
     _cached.append(archive)
