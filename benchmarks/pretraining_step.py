@@ -14,27 +14,26 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import mindspore  # noqa: E402  the project's folder must be on the path first
-import numpy as np  # noqa: E402
-from mindspore import Tensor, nn  # noqa: E402
+import mindspore
+import numpy as np
+from mindspore import Tensor, nn
 
-from src.config import Config, NetworkConfig, PretrainConfig  # noqa: E402
-from src.data.assembly import model_config, pretraining_model  # noqa: E402
-from src.data.masking import Masking, masked_positions  # noqa: E402
-from src.model.model_config import TrainingOptions  # noqa: E402
-from src.runtime.distributed import Ranks  # noqa: E402
-from src.tokenizers.dalle import DalleEncoder, DalleSizes  # noqa: E402
-from src.tokenizers.load import PREFIX  # noqa: E402
-from src.tools.criterion import Classification, SoftTargetCrossEntropy  # noqa: E402
-from src.tools.get_misc import build_train_step  # noqa: E402
-from src.tools.masked_modeling import PixelRegression, TokenPrediction  # noqa: E402
-from src.tools.pretraining import build_network, pixels_of_patch  # noqa: E402
-from src.trainer.task import Objective  # noqa: E402
-from src.trainer.train_one_step_with_scale_and_clip_global_norm import Schedules  # noqa: E402
-from src.vit import create_model  # noqa: E402
+from src.config import Config, NetworkConfig, PretrainConfig
+from src.data.assembly import model_config, pretraining_model
+from src.data.masking import Masking, masked_positions
+from src.model.model_config import TrainingOptions
+from src.runtime.distributed import Ranks
+from src.tokenizers.dalle import DalleEncoder, DalleSizes
+from src.tokenizers.load import PREFIX
+from src.tools.criterion import Classification, SoftTargetCrossEntropy
+from src.tools.get_misc import build_train_step
+from src.tools.masked_modeling import PixelRegression, TokenPrediction
+from src.tools.pretraining import build_network, pixels_of_patch
+from src.trainer.task import Objective
+from src.trainer.train_one_step_with_scale_and_clip_global_norm import Schedules
+from src.vit import create_model
 
 STEPS = 1000  # of the schedules; fewer are taken
 GRID, PATCHES = 14, 75

@@ -9,13 +9,13 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from scripts.stages import Stage, print_stages, script, stage, train_anew
+from src.config import read_config
+from src.errors import RunError, exit_code
+
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from scripts.stages import Stage, print_stages, script, stage, train_anew  # noqa: E402  the path must be set first
-from src.config import read_config  # noqa: E402
-from src.errors import RunError, exit_code  # noqa: E402
-
 CONFIG = ROOT / "src" / "configs" / "quickstart_digits.yaml"
 DATA = ROOT / "data" / "digits"
 OUTPUT = ROOT / "outputs" / "quickstart"

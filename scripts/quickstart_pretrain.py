@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from scripts.make_digits import write_digits, write_few_labels
+from scripts.stages import Stage, print_stages, stage, train_anew
+from src.config import RunConfig, parse_args
+from src.errors import exit_code
+
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from scripts.make_digits import write_digits, write_few_labels  # noqa: E402  the path must be set first
-from scripts.stages import Stage, print_stages, stage, train_anew  # noqa: E402
-from src.config import RunConfig, parse_args  # noqa: E402
-from src.errors import exit_code  # noqa: E402
-
 CONFIGS = ROOT / "src" / "configs"
 TOKENIZER = CONFIGS / "tokenizer_quickstart.yaml"
 PRETRAIN = CONFIGS / "quickstart_pretrain.yaml"

@@ -11,14 +11,15 @@ import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from convert import build_parser as convert_parser  # noqa: E402  the project's folder must be on the path first
-from src.config import SCRIPTS, Config, RunConfig  # noqa: E402
-from src.errors import UserError, exit_code  # noqa: E402
-from src.model.variants import VARIANTS  # noqa: E402
-from src.options.declaration import Option, declared, shown  # noqa: E402
+from convert import build_parser as convert_parser
+from src.config import SCRIPTS, Config, RunConfig
+from src.errors import UserError, exit_code
+from src.model.variants import VARIANTS
+from src.options.declaration import Option, declared, shown
+
+ROOT = Path(__file__).resolve().parent.parent
 
 OPTIONS = ROOT / "docs" / "options.md"
 USAGE = 'USAGE="$(basename "$0")'  # the beginning of a shell script's usage line

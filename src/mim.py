@@ -28,7 +28,7 @@ class MaskedImageModeling(Encoder):
         self,
         variant: Variant,
         model: ModelConfig,
-        training: TrainingOptions = TrainingOptions(),  # noqa: B008 (frozen)
+        training: TrainingOptions = TrainingOptions(),
         precision: Precision = AMP_LEVELS["O0"],
         layers: Layers = STOCK,
     ) -> None:
@@ -90,7 +90,7 @@ class MaskedImageModeling(Encoder):
 
 def create_masked_image_modeling(
     model: ModelConfig,
-    training: TrainingOptions = TrainingOptions(),  # noqa: B008 (frozen)
+    training: TrainingOptions = TrainingOptions(),
     amp_level: str = "O0",
     layers: Layers | None = None,
 ) -> MaskedImageModeling:

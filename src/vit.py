@@ -26,7 +26,7 @@ class VisionTransformer(Encoder):
         self,
         variant: Variant,
         model: ModelConfig,
-        training: TrainingOptions = TrainingOptions(),  # noqa: B008 (frozen)
+        training: TrainingOptions = TrainingOptions(),
         precision: Precision = AMP_LEVELS["O0"],
         layers: Layers = STOCK,
     ) -> None:
@@ -66,7 +66,7 @@ class VisionTransformer(Encoder):
 
 def create_model(
     model: ModelConfig,
-    training: TrainingOptions = TrainingOptions(),  # noqa: B008 (frozen)
+    training: TrainingOptions = TrainingOptions(),
     amp_level: str = "O0",
     layers: Layers | None = None,
 ) -> VisionTransformer:

@@ -13,12 +13,11 @@ from PIL import Image
 
 from src.export.onnx_export import OnnxOptions, export_onnx
 from src.prediction.predictor import Predictor
+from tests.golden.network_recipe import weight
 from tests.networks import model_info, variant_network
 from tests.tiny_project import ARCH, ROOT
 
 SCRIPT = Path(__file__).parent / "predict_with_onnx_alone.py"
-sys.path.insert(0, str(Path(__file__).parent / "golden"))
-from network_recipe import weight  # noqa: E402
 
 PACKAGES = ("onnxruntime", "numpy", "numpy.libs", "PIL", "pillow.libs")
 

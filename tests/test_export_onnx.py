@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -25,13 +24,12 @@ from src.export.onnx_graph import PixelInput
 from src.model.model_info import ModelInfo
 from src.prediction.onnx_network import load_onnx
 from src.vit import VisionTransformer
+from tests.golden.network_recipe import CASES, batch, weight
 from tests.networks import model_info, small_network
 from tests.onnx_graphs import graph_of
 from tests.weights_golden import refuses
 
 GOLDEN = Path(__file__).parent / "golden"
-sys.path.insert(0, str(GOLDEN))
-from network_recipe import CASES, batch, weight  # noqa: E402
 
 # Of the largest logit: float32 sums in another order.
 TOLERANCE = 1e-5

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import os
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -23,12 +22,10 @@ from src.export.onnx_export import OnnxOptions, export_onnx, write_onnx
 from src.model.variants import get_variant
 from src.prediction.loaded_network import Network
 from src.prediction.predictor import Predictor
+from tests.golden.network_recipe import weight
 from tests.networks import model_info, variant_network
 from tests.tiny_project import ARCH
 from tests.weights_golden import refuses
-
-sys.path.insert(0, str(Path(__file__).parent / "golden"))
-from network_recipe import weight
 
 SIZE = get_variant(ARCH).image_size
 DEPTH = get_variant(ARCH).depth

@@ -24,11 +24,10 @@ from src.export import compare_logits, onnx_export
 from src.prediction.predictor import Predictor
 from src.weights.checkpoint import Checkpoint, save_checkpoint
 from src.weights.rebuild import rebuild_network
+from tests.golden.network_recipe import weight
 from tests.networks import model_info, variant_network
 
 ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(Path(__file__).parent / "golden"))
-from network_recipe import weight  # noqa: E402
 
 CONFIG = ROOT / "src" / "configs" / "quickstart_digits.yaml"
 ARCH = "test_beit_patch8_32"

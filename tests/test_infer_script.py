@@ -36,11 +36,10 @@ from src.prediction.predictor import Predictor
 from src.runtime import signals
 from src.weights.checkpoint import Checkpoint, save_checkpoint
 from src.weights.rebuild import rebuild_network
+from tests.golden.network_recipe import weight
 from tests.networks import model_info, variant_network
 
 ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(Path(__file__).parent / "golden"))
-from network_recipe import weight  # noqa: E402
 
 KINDS = ["ckpt", "onnx", "mindir"]
 # No value is a default: the scripts must read all of them from the file.

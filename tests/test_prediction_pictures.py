@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import mindspore as ms
@@ -19,11 +18,9 @@ from src.prediction.journal import Record
 from src.prediction.mindspore_network import last_attention
 from src.prediction.pictures import HEAT, HEAT_SHARE, attention_picture, contact_sheet
 from src.vit import VisionTransformer
+from tests.golden.network_recipe import CASES, weight
 from tests.networks import model_info, small_network
 from tests.onnx_graphs import graph_of
-
-sys.path.insert(0, str(Path(__file__).parent / "golden"))
-from network_recipe import CASES, weight
 
 CAPTION = 2 * LINE
 CELL = (SIDE + GAP, SIDE + CAPTION + GAP)

@@ -13,19 +13,20 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from images import write_mnist
+from results import Results
+from runs import Comparison, read_images
+from setting import ARMS, RATES, SHARES, Setting
+from tables import draw, table, top1_of
+
+from src.config import Config
+from src.errors import exit_code
+from src.files.atomic_file import write_atomically
+from src.tools.get_misc import start
+
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
-
-from images import write_mnist  # noqa: E402
-from results import Results  # noqa: E402
-from runs import Comparison, read_images  # noqa: E402
-from setting import ARMS, RATES, SHARES, Setting  # noqa: E402
-from tables import draw, table, top1_of  # noqa: E402
-
-from src.config import Config  # noqa: E402
-from src.errors import exit_code  # noqa: E402
-from src.files.atomic_file import write_atomically  # noqa: E402
-from src.tools.get_misc import start  # noqa: E402
 
 
 def main() -> None:

@@ -68,7 +68,7 @@ class Counts:
 def evaluate_network(
     network: nn.Cell,
     loader: EvalLoader,
-    ranks: Ranks = Ranks(),  # noqa: B008 (frozen)
+    ranks: Ranks = Ranks(),
     batches: int | None = None,
 ) -> EvalResult:
     """Evaluate the network with its present weights over all ranks, or over the first `batches` of each rank."""
@@ -83,7 +83,7 @@ def evaluate_network(
 def evaluate(
     predict: Callable[[Tensor], Tensor],
     batches: Iterable[EvalBatch],
-    ranks: Ranks = Ranks(),  # noqa: B008 (frozen)
+    ranks: Ranks = Ranks(),
 ) -> EvalResult:
     """Run `predict` over this rank's `batches`, and return the result over the batches of all ranks.
 

@@ -22,4 +22,4 @@ class BlockConfig:
     approximate_gelu: bool = False
     layer_norm_eps: float = 1e-6
     drop: float = 0.0
-    precision: Precision = Precision()  # noqa: RUF009 (frozen)
+    precision: Precision = Precision()

@@ -20,6 +20,6 @@ class TrainOneStepWithEMA(TrainOneStepWithScaleAndClipGlobalNorm):
         optimizer: nn.Cell,
         schedules: Schedules,
         ema_decay: float,
-        options: StepOptions = StepOptions(),  # noqa: B008 (frozen)
+        options: StepOptions = StepOptions(),
     ) -> None:
         super().__init__(objective, optimizer, schedules, options, WeightEMA(optimizer.weights, ema_decay))

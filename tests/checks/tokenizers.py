@@ -9,16 +9,17 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import mindspore
+import numpy as np
+from mindspore import Tensor
+
+from src.tokenizers.load import build_tokenizer
+from src.tokenizers.tokenizer_file import read_tokenizer_file
+from tests.golden.tokenizer_recipe import IMAGES, pixels
+
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
-
-import mindspore  # noqa: E402  the project's folder must be on the path first
-import numpy as np  # noqa: E402
-from mindspore import Tensor  # noqa: E402
-
-from src.tokenizers.load import build_tokenizer  # noqa: E402
-from src.tokenizers.tokenizer_file import read_tokenizer_file  # noqa: E402
-from tests.golden.tokenizer_recipe import IMAGES, pixels  # noqa: E402
 
 GRID = 14
 BATCH = 2
