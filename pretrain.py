@@ -28,13 +28,17 @@ def main() -> int:
 
     # MindSpore takes seconds to import: --help, a wrong option and a wrong file answer before that
     from src.tools.memory_need import training_need
-    from src.tools.pretraining import pretraining, report_masked_images, tokenizer_options
-    from src.tools.unlabeled_run import run_unlabeled
+    from src.tools.pretraining import pretraining, report_masked_images, tokenizer_identity
+    from src.tools.training_run import run_training
 
-    need = training_need(config, data.pretraining_model(config, lm_head_outputs=0), average=False)
-    make_task = partial(pretraining, config, images, tokenizer)
-    report = partial(report_masked_images, config, images, tokenizer)
-    return run_unlabeled(config, images, make_task, report, need=need, further_options=tokenizer_options(tokenizer))
+    return run_training(
+        config,
+        images,
+        partial(pretraining, config, images, tokenizer),
+        identity=tokenizer_identity(tokenizer),
+        report=partial(report_masked_images, config, images, tokenizer),
+        need=training_need(config, data.pretraining_model(config, lm_head_outputs=0), average=False),
+    )
 
 
 if __name__ == "__main__":

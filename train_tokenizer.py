@@ -24,9 +24,9 @@ def main() -> int:
 
     # MindSpore takes seconds to import: --help, a wrong option and a wrong folder answer before that
     from src.tools.tokenizer_training import tokenizer_training
-    from src.tools.unlabeled_run import run_unlabeled
+    from src.tools.training_run import run_training
 
-    return run_unlabeled(config, images, partial(tokenizer_training, config, images))
+    return run_training(config, images, partial(tokenizer_training, config, images), identity={})
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import zlib
 from collections.abc import Callable
+from typing import TypeVar
 
 import mindspore as ms
 import numpy as np
@@ -18,13 +19,16 @@ from src.layers.precision import AMP_LEVELS, Precision
 from src.layers.relative_position_bias import RelativePositionBias, relative_position_index
 from src.layers.transformer_block import STREAMS_PER_BLOCK, Block
 from src.model.model_config import ModelConfig, TrainingOptions
-from src.model.variants import Variant
+from src.model.variants import Variant, get_variant, patch_grid
 from src.runtime.kernel_library import kernel_library
 
 IN_CHANS = 3
 
 # Draws the first value of a parameter from its name, its shape and a generator; `None` if it starts constant.
 InitialValue = Callable[[str, tuple[int, ...], np.random.Generator], np.ndarray | None]
+
+
+Network = TypeVar("Network", bound="Encoder")
 
 
 class Encoder(nn.Cell):
@@ -74,6 +78,29 @@ class Encoder(nn.Cell):
         )
         self.blocks = self.make_blocks(drop_path_rates(training.drop_path, variant.depth), first=0)
 
+    @classmethod
+    def create(
+        cls: type[Network],
+        model: ModelConfig,
+        training: TrainingOptions = TrainingOptions(),
+        amp_level: str = "O0",
+        layers: Layers | None = None,
+    ) -> Network:
+        """Build the network of `model` with its initial weights.
+
+        Args:
+            model: names a row of `src.model.variants.VARIANTS`.
+            training: settings that matter only while the network is trained.
+            amp_level: a key of `AMP_LEVELS`.
+            layers: the implementation of the layers; by default the fastest one.
+
+        Raises `UserError` for an unknown architecture, an image size that the patch does not divide, and an unknown
+        level.
+        """
+        variant, precision = get_variant(model.arch), get_precision(amp_level)
+        patch_grid(variant, model.image_size)
+        return cls(variant, model, training, precision, layers or fastest_layers(precision))
+
     def make_blocks(self, rates: list[float], first: int) -> nn.CellList:
         """Return a block for each drop path rate; their random streams are those of the blocks `first` and after."""
 
@@ -97,11 +124,13 @@ class Encoder(nn.Cell):
         return self.rel_pos_bias()
 
 
-def initialize(network: nn.Cell, seed: int, initial_value: InitialValue) -> None:
+def initialize(network: nn.Cell, seed: int | None, initial_value: InitialValue) -> None:
     """Give every parameter its first value, which follows from the seed, its name and its shape.
 
-    Parameters for which `initial_value` returns `None` keep the constant that their cell sets.
+    Parameters for which `initial_value` returns `None` keep the constant that their cell sets; without a seed all do.
     """
+    if seed is None:
+        return
     for name, parameter in network.parameters_and_names():
         rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
         value = initial_value(name, parameter.shape, rng)

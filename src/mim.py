@@ -7,11 +7,11 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, ops
 
-from src.encoder import Encoder, drop_path_rates, fastest_layers, get_precision, initialize
-from src.layers.layers import STOCK, Layers
-from src.layers.precision import AMP_LEVELS, Precision
+from src.encoder import Encoder, drop_path_rates, initialize
+from src.layers.layers import Layers
+from src.layers.precision import Precision
 from src.model.model_config import ModelConfig, TrainingOptions
-from src.model.variants import Variant, get_variant, patch_grid
+from src.model.variants import Variant
 
 INITIAL_DEVIATION = 0.02
 
@@ -28,9 +28,9 @@ class MaskedImageModeling(Encoder):
         self,
         variant: Variant,
         model: ModelConfig,
-        training: TrainingOptions = TrainingOptions(),
-        precision: Precision = AMP_LEVELS["O0"],
-        layers: Layers = STOCK,
+        training: TrainingOptions,
+        precision: Precision,
+        layers: Layers,
     ) -> None:
         super().__init__(variant, model, training, precision, layers)
         dim, depth = variant.embed_dim, variant.depth
@@ -41,9 +41,7 @@ class MaskedImageModeling(Encoder):
         self.cls_pt_layers = self.make_blocks(rates, first=depth) if model.head_layers else None
         self.norm = layers.layer_norm(dim, model.layer_norm_eps, precision)
         self.lm_head = layers.linear(dim, model.lm_head_outputs, precision)
-        if training.seed is not None:
-            values = InitialValues(model.early_layers, dim, self.block_config.hidden_dim)
-            initialize(self, training.seed, values)
+        initialize(self, training.seed, InitialValues(model.early_layers, dim, self.block_config.hidden_dim))
 
     def construct(
         self, image: Tensor, mask: Tensor, positions: Tensor, key: Tensor | None = None
@@ -86,18 +84,6 @@ class MaskedImageModeling(Encoder):
         rows = ops.reshape(ops.cast(first, ms.int32) + positions, (-1,))
         chosen = ops.gather(ops.reshape(x, (batch * tokens, dim)), rows, 0)
         return ops.cast(ops.reshape(self.lm_head(self.norm(chosen)), (batch, positions.shape[1], -1)), ms.float32)
-
-
-def create_masked_image_modeling(
-    model: ModelConfig,
-    training: TrainingOptions = TrainingOptions(),
-    amp_level: str = "O0",
-    layers: Layers | None = None,
-) -> MaskedImageModeling:
-    """Build the network of `model` with its initial weights; arguments and errors as `src.vit.create_model`."""
-    variant, precision = get_variant(model.arch), get_precision(amp_level)
-    patch_grid(variant, model.image_size)
-    return MaskedImageModeling(variant, model, training, precision, layers or fastest_layers(precision))
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,12 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, ops
 
-from src.encoder import Encoder, fastest_layers, get_precision, initialize
+from src.encoder import Encoder, initialize
 from src.layers.custom_identity import Identity
-from src.layers.layers import STOCK, Layers
-from src.layers.precision import AMP_LEVELS, Precision
+from src.layers.layers import Layers
+from src.layers.precision import Precision
 from src.model.model_config import ModelConfig, TrainingOptions
-from src.model.variants import Variant, get_variant, patch_grid
+from src.model.variants import Variant
 
 
 class VisionTransformer(Encoder):
@@ -26,9 +26,9 @@ class VisionTransformer(Encoder):
         self,
         variant: Variant,
         model: ModelConfig,
-        training: TrainingOptions = TrainingOptions(),
-        precision: Precision = AMP_LEVELS["O0"],
-        layers: Layers = STOCK,
+        training: TrainingOptions,
+        precision: Precision,
+        layers: Layers,
     ) -> None:
         super().__init__(variant, model, training, precision, layers)
         dim, eps = variant.embed_dim, model.layer_norm_eps
@@ -36,9 +36,8 @@ class VisionTransformer(Encoder):
         self.norm = Identity() if model.mean_pooling else layers.layer_norm(dim, eps, precision)
         self.fc_norm = layers.layer_norm(dim, eps, precision) if model.mean_pooling else Identity()
         self.head = layers.linear(dim, model.num_classes, precision)
-        if training.seed is not None:
-            draw = partial(initial_value, self.patch_embed.proj.patch_features, training.init_scale)
-            initialize(self, training.seed, draw)
+        draw = partial(initial_value, self.patch_embed.proj.patch_features, training.init_scale)
+        initialize(self, training.seed, draw)
 
     def construct(self, image: Tensor, key: Tensor | None = None) -> Tensor:
         """`image` float32 [B, 3, S, S] -> logits float32 [B, num_classes].
@@ -64,25 +63,7 @@ class VisionTransformer(Encoder):
         return ops.cast(self.head(self.fc_norm(pooled)), ms.float32)
 
 
-def create_model(
-    model: ModelConfig,
-    training: TrainingOptions = TrainingOptions(),
-    amp_level: str = "O0",
-    layers: Layers | None = None,
-) -> VisionTransformer:
-    """Build the network of `model` with its initial weights.
-
-    Args:
-        model: names a row of `src.model.variants.VARIANTS`.
-        training: settings that matter only while the network is trained.
-        amp_level: a key of `AMP_LEVELS`.
-        layers: the implementation of the layers; by default the fastest one.
-
-    Raises `UserError` for an unknown architecture, an image size that the patch does not divide, and an unknown level.
-    """
-    variant, precision = get_variant(model.arch), get_precision(amp_level)
-    patch_grid(variant, model.image_size)
-    return VisionTransformer(variant, model, training, precision, layers or fastest_layers(precision))
+create_model = VisionTransformer.create
 
 
 def initial_value(

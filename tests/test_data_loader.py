@@ -23,7 +23,7 @@ from src.data.image_folder import read_image_folder
 from src.data.imagenet import EvalLoader, Targets, TrainLoader
 from src.data.prefetch import Job, prefetch
 from src.data.sampling import BATCH, SAMPLE, epoch_order, generator, local_positions, sample_keys
-from src.data.shuffled_images import Division
+from src.data.shuffled_loader import Division
 from src.data.transforms import EvalTransform, TrainTransform
 from src.errors import UserError
 

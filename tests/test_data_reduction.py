@@ -16,7 +16,7 @@ from src.data.imagenet import EvalLoader, Targets, TrainLoader
 from src.data.memory_budget import MemoryBudget
 from src.data.reduction import largest_reduction
 from src.data.sampling import SAMPLE, generator
-from src.data.shuffled_images import Division
+from src.data.shuffled_loader import Division
 from src.data.transforms import EvalTransform, TrainTransform
 from src.errors import UserError
 from src.model.model_config import ModelConfig

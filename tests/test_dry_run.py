@@ -12,7 +12,7 @@ from PIL import Image
 
 from src.data.image_folder import read_image_folder
 from src.data.imagenet import Targets, TrainLoader
-from src.data.shuffled_images import Division
+from src.data.shuffled_loader import Division
 from src.data.transforms import TrainTransform
 from src.errors import UserError
 from src.tools.criterion import Classification, SoftTargetCrossEntropy

@@ -15,7 +15,7 @@ from src.data.image_folder import ImageFolder, read_image_tree
 from src.data.masked_images import MaskedLoader
 from src.data.masking import Masking
 from src.data.reduction import Decoded, whole
-from src.data.shuffled_images import Division
+from src.data.shuffled_loader import Division
 from src.data.transforms import FILTERS, draw_jitter, jitter_colors
 from src.data.views import Draw, ViewTransform
 from src.model.model_info import IMAGENET_DEFAULT_MEAN_STD, IMAGENET_INCEPTION_MEAN_STD

@@ -18,7 +18,7 @@ from src.data.assembly import read_data
 from src.data.augment.random_erasing import RandomErasing
 from src.data.image_folder import read_image_folder
 from src.data.imagenet import EvalLoader, Targets, TrainLoader
-from src.data.shuffled_images import Division
+from src.data.shuffled_loader import Division
 from src.data.transforms import EvalTransform, TrainTransform
 from src.errors import UserError
 from src.tools.logs import start_logging

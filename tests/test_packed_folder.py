@@ -22,7 +22,7 @@ from src.data.image_folder import ImageFolder, read_image_folder, read_image_tre
 from src.data.imagenet import EvalLoader, Targets, TrainLoader
 from src.data.pack_folder import Packing, appears_complete, describe, pack_folder
 from src.data.packed_folder import DESCRIPTION, HEADER_SIZE, read_packed_folder
-from src.data.shuffled_images import Division
+from src.data.shuffled_loader import Division
 from src.data.transforms import EvalTransform, TrainTransform
 from src.errors import UserError
 from tests.tiny_project import write_config, write_images

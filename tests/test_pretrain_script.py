@@ -145,7 +145,7 @@ def test_the_preview_shows_views_mask_and_decoded_tokens(pretrained, tmp_path):
         (("--num_mask_patches", 16), ("num_mask_patches is 16", "4 x 4", "15")),
         (("--image_size", 30), ("image_size 30", "patch size 8", "32")),
         (("--data_url", "{tmp}/empty"), ("{tmp}/empty", "no images")),
-        (("--tokenizer", "{tmp}/other.pth"), ("{tmp}/other.pth", "no tokenizer")),
+        (("--tokenizer", "{tmp}/other.pth"), ("{tmp}/other.pth", "known tokenizer")),
         (("--early_layers", 9), ("early_layers is 9", "head_layers")),
         (("--pretrained", "{tmp}/tuned.pth"), ("{tmp}/tuned.pth", "mask_token")),
         (("--image_size", 40, "--num_mask_patches", 8, "--tokenizer", "{tmp}/vqkd.pth"), ("4 x 4 tokens", "5 x 5")),

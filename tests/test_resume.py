@@ -146,17 +146,17 @@ def test_every_differing_option_is_named_with_both_values(tmp_path):
 
 def test_a_run_is_identified_by_the_options_that_change_its_results():
     config = Config()
-    options = run_options(config, 1000, 50, 4)
+    options = run_options(config, 1000, 4)
     assert options["images per step"] == 4 * config.batch_size
     assert options["beta"] == [0.9, 0.999]
     assert json.loads(json.dumps(options)) == options
     divided = replace(config, batch_size=config.batch_size // 2, accumulation_steps=2, device_num=2, device_id=3)
     moved = replace(divided, data_url="elsewhere", logs_root_dir="logs", num_parallel_workers=1, resume="auto")
-    assert run_options(moved, 1000, 50, 4) == options
+    assert run_options(moved, 1000, 4) == options
     for changes in ({"seed": 1}, {"epochs": 70}, {"drop_path": 0.5}, {"with_ema": True}, {"crop_pct": 0.5}):
-        assert run_options(replace(config, **changes), 1000, 50, 4) != options
-    assert run_options(config, 1001, 50, 4) != options
-    assert run_options(config, 1000, 50, 2) != options
+        assert run_options(replace(config, **changes), 1000, 4) != options
+    assert run_options(config, 1001, 4) != options
+    assert run_options(config, 1000, 2) != options
 
 
 # Dropout, drop path, mixup and the moving average are on. The loss scale is halved while the sum of the squared

@@ -149,8 +149,8 @@ def broken(weights: dict[str, np.ndarray], name: str) -> dict[str, np.ndarray]:
 @pytest.mark.parametrize(
     ("content", "grid", "named"),
     [
-        (b"text", 14, ("no file of weights", "encoder.pkl")),
-        ({"cls_token": np.ones((1, 1, 4), np.float32)}, 14, ("no tokenizer",)),
+        (b"text", 14, ("does not hold weights", "encoder.pkl")),
+        ({"cls_token": np.ones((1, 1, 4), np.float32)}, 14, ("known tokenizer", "encoder.pkl")),
         ({"patch_embed.proj.weight": np.ones((4, 3, 4, 4), np.float32)}, 14, ("a BEiT network",)),
         ("vqkd", 14, ("4 x 4 tokens", "14 x 14 patches", "image_size")),
         ("vqkd encoder.pos_embed", 4, ("encoder.pos_embed", "VQ-KD")),

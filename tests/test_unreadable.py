@@ -12,7 +12,7 @@ from src.data.decode import UnreadableImages
 from src.data.image_folder import read_image_folder
 from src.data.imagenet import Targets, TrainLoader
 from src.data.sampling import MAX_REPLACEMENTS, replacements
-from src.data.shuffled_images import Division
+from src.data.shuffled_loader import Division
 from src.data.transforms import EvalTransform
 from src.errors import UserError
 from src.tools.callback import UnreadableLines

@@ -13,7 +13,7 @@ from src.data.image_folder import (
     check_class_names,
     read_image_folder,
 )
-from src.data.shuffled_images import Division
+from src.data.shuffled_loader import Division
 from src.data.imagenet import EvalLoader, Targets, TrainLoader
 from src.data.masked_images import MaskedLoader
 from src.data.masking import Masking
@@ -95,11 +95,7 @@ def build_train_loader(config: Config, folder: ImageFolder, rank: int = 0, ranks
         folder,
         transform,
         Targets(config.num_classes, config.label_smoothing, mixup),
-        Division(config.batch_size, rank, ranks, config.accumulation_steps),
-        seed=config.seed,
-        num_workers=config.num_parallel_workers,
-        max_bad_images=config.max_bad_images,
-        decode=config.decode,
+        **_reading(config, rank, ranks),
     )
 
 
@@ -128,27 +124,12 @@ def build_masked_loader(
     config: PretrainConfig, images: ImageFolder, token_size: int, rank: int = 0, ranks: int = 1
 ) -> MaskedLoader:
     """Return the loader of this rank's masked batches; `token_size` is the side of the tokenizer's view, 0 for none."""
-    mean, std = mean_and_std(config)
-    transform = ViewTransform(
-        image_size=config.image_size,
-        token_size=token_size,
-        interpolation=config.train_interpolation,
-        second_interpolation=config.second_interpolation,
-        min_crop=config.min_crop,
-        color_jitter=config.color_jitter,
-        hflip=config.hflip,
-        mean=mean,
-        std=std,
-    )
+    transform = build_views(config, token_size, config.second_interpolation)
     return MaskedLoader(
         images,
         transform,
         build_masking(config),
-        Division(config.batch_size, rank, ranks, config.accumulation_steps),
-        seed=config.seed,
-        num_workers=config.num_parallel_workers,
-        max_bad_images=config.max_bad_images,
-        decode=config.decode,
+        **_reading(config, rank, ranks),
     )
 
 
@@ -160,29 +141,43 @@ def build_tokenizer_loader(
     ranks: int = 1,
 ) -> TokenizerLoader:
     """Return the loader of this rank's batches; `temperature` is that at a share in 0..1 of the run."""
+    transform = build_views(config, config.image_size, config.train_interpolation)
+    return TokenizerLoader(
+        images,
+        transform,
+        epochs=config.epochs,
+        temperature=temperature,
+        **_reading(config, rank, ranks),
+    )
+
+
+def build_views(
+    config: PretrainConfig | TokenizerConfig, token_size: int, second_interpolation: str
+) -> ViewTransform:
+    """Return the views of an image; `token_size` is the side of the tokenizer's, 0 for none, with a filter of its own."""
     mean, std = mean_and_std(config)
-    transform = ViewTransform(
+    return ViewTransform(
         image_size=config.image_size,
-        token_size=config.image_size,
+        token_size=token_size,
         interpolation=config.train_interpolation,
-        second_interpolation=config.train_interpolation,
+        second_interpolation=second_interpolation,
         min_crop=config.min_crop,
         color_jitter=config.color_jitter,
         hflip=config.hflip,
         mean=mean,
         std=std,
     )
-    return TokenizerLoader(
-        images,
-        transform,
-        Division(config.batch_size, rank, ranks, config.accumulation_steps),
-        config.epochs,
-        temperature,
-        seed=config.seed,
-        num_workers=config.num_parallel_workers,
-        max_bad_images=config.max_bad_images,
-        decode=config.decode,
-    )
+
+
+def _reading(config: RunConfig, rank: int, ranks: int) -> dict[str, Any]:
+    """Return what every training loader takes from the options."""
+    return {
+        "division": Division(config.batch_size, rank, ranks, config.accumulation_steps),
+        "seed": config.seed,
+        "num_workers": config.num_parallel_workers,
+        "max_bad_images": config.max_bad_images,
+        "decode": config.decode,
+    }
 
 
 def build_masking(config: PretrainConfig) -> Masking:

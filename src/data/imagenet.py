@@ -1,8 +1,4 @@
-"""Batches of an ImageNet-like folder, for training and for evaluation.
-
-The content of a batch depends on the seed, the epoch and the step. It depends neither on the number of worker threads
-nor on how a global batch is divided among devices and accumulated micro-batches.
-"""
+"""Batches of an ImageNet-like folder, for training and for evaluation."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,10 +9,10 @@ import numpy as np
 from src.data.augment.mixup import Mixing, Mixup, mix_images, mix_targets
 from src.data.image_batches import Preparation, image_batches
 from src.data.image_folder import NO_LABEL, ImageFolder
-from src.data.prefetch import Job, prefetch
+from src.data.prefetch import Job
 from src.data.reduction import EXACT, FAST
 from src.data.sampling import BATCH, generator, sample_keys
-from src.data.shuffled_images import Division, ShuffledImages
+from src.data.shuffled_loader import Division, ShuffledLoader
 from src.data.transforms import EvalTransform, TrainTransform
 from src.errors import UserError
 
@@ -47,18 +43,11 @@ class Targets:
 
 
 @dataclass(eq=False)
-class TrainLoader:
-    """Shuffled, augmented and mixed batches of this rank.
+class TrainLoader(ShuffledLoader[TrainBatch]):
+    """Shuffled, augmented and mixed batches of this rank (see `ShuffledLoader`).
 
-    Args:
-        folder: the training images.
-        transform: the augmentation of one image.
-        targets: labels, label smoothing and mixing.
-        num_workers: threads that read images.
-        division, seed, max_bad_images: see `ShuffledImages`; the seed is also that of the mixing.
-        decode: the option of that name: "fast" reduces large JPEG files while they are decoded.
-
-    Raises `UserError` if the folder does not fill one global batch, and for mixup with an odd batch size.
+    An unreadable image is replaced by another one and its label. `targets` are labels, label smoothing and mixing.
+    Raises `UserError` as `ShuffledLoader`, and for mixup with an odd batch size.
     """
 
     folder: ImageFolder
@@ -71,33 +60,19 @@ class TrainLoader:
     decode: str = EXACT
 
     def __post_init__(self) -> None:
-        division = self.division
-        self._images = ShuffledImages(self.folder, division, self.seed, self.max_bad_images)
-        if self.targets.mixup is not None and division.batch_size % 2:
+        super().__post_init__()
+        if self.targets.mixup is not None and self.division.batch_size % 2:
             raise UserError(
-                f"batch_size is {division.batch_size} but mixup and cutmix mix images in pairs; set an even batch_size"
+                f"batch_size is {self.division.batch_size} but mixup and cutmix mix images in pairs; set an even "
+                "batch_size"
             )
-        self.accumulation_steps, self.global_batch = division.accumulation_steps, division.global_batch
-        self._reduction = self.transform.reduction if self.decode == FAST else None
-        self.unreadable, self.steps_per_epoch = self._images.unreadable, self._images.steps_per_epoch
 
-    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[TrainBatch]:
-        """Return the micro-batches of an epoch from step `start_step` on, `accumulation_steps` of them per step."""
-        if not 0 <= start_step <= self.steps_per_epoch:
-            raise ValueError(f"step {start_step} of an epoch of {self.steps_per_epoch} steps")
-        return prefetch(self._jobs(epoch, start_step), self.num_workers, self.division.batch_size)
-
-    def first_images(self, epoch: int) -> np.ndarray:
-        """Return the indices of the images in the first micro-batch of an epoch, in its order, int64 [B]."""
-        return next(self._images.micro_batches(epoch, 0)).indices
-
-    def _jobs(self, epoch: int, start_step: int) -> Iterator[Job[TrainBatch]]:
-        mixup, size = self.targets.mixup, self.transform.image_size
-        for step, indices, positions in self._images.micro_batches(epoch, start_step):
-            mixing = None
-            if mixup is not None and mixup.active(epoch):
-                mixing = mixup.draw(generator(self.seed, BATCH, epoch, step), self.global_batch, size, size)
-            yield self._job(epoch, indices, mixing and mixing.at(positions))
+    def _step(self, epoch: int, step: int, indices: np.ndarray) -> Iterator[Job[TrainBatch]]:
+        mixup, size, mixing = self.targets.mixup, self.transform.image_size, None
+        if mixup is not None and mixup.active(epoch):
+            mixing = mixup.draw(generator(self.seed, BATCH, epoch, step), self.global_batch, size, size)
+        for micro_batch, local in enumerate(self._local(indices)):
+            yield self._job(epoch, local, mixing and mixing.at(self.division.positions(micro_batch)))
 
     def _job(self, epoch: int, indices: np.ndarray, mixing: Mixing | None) -> Job[TrainBatch]:
         size, targets = self.transform.image_size, self.targets
@@ -106,9 +81,9 @@ class TrainLoader:
 
         def augment(row: int) -> None:
             index = int(indices[row])
-            with self._images.read(epoch, index, self._reduction) as (decoded, source):
+            with self._read(epoch, index) as (decoded, source):
                 labels[row] = self.folder.labels[source]
-                self.transform(decoded, self._images.generator(epoch, index), out=images[row])
+                self.transform(decoded, self._augmentation(epoch, index), out=images[row])
 
         def mix() -> TrainBatch:
             if mixing is not None:

@@ -1,7 +1,4 @@
-"""Batches for masked image modeling: views of images without labels, and the masks of their patches.
-
-The content of a batch depends on the seed, the epoch and the step, as that of `src.data.imagenet`.
-"""
+"""Batches for masked image modeling: views of images without labels, and the masks of their patches."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,10 +8,10 @@ import numpy as np
 
 from src.data.image_folder import ImageFolder
 from src.data.masking import Masking, masked_positions
-from src.data.prefetch import Job, prefetch
-from src.data.reduction import EXACT, FAST
+from src.data.prefetch import Job
+from src.data.reduction import EXACT
 from src.data.sampling import MASK, generator, sample_keys
-from src.data.shuffled_images import Division, ShuffledImages
+from src.data.shuffled_loader import Division, ShuffledLoader
 from src.data.views import ViewTransform
 
 
@@ -48,18 +45,11 @@ class TokenBatch(NamedTuple):
 
 
 @dataclass(eq=False)
-class MaskedLoader:
-    """Shuffled batches of this rank with masks; `TokenBatch` if the `transform` has a view for a tokenizer.
+class MaskedLoader(ShuffledLoader[MaskedBatch | TokenBatch]):
+    """Shuffled batches of this rank with masks (see `ShuffledLoader`); labels are not used.
 
-    Args:
-        folder: images; labels are not used.
-        transform: the views of an image.
-        masking: the masks of its patches.
-        num_workers: threads that read images.
-        division, seed, max_bad_images: see `ShuffledImages`; the seed is also that of the masks.
-        decode: the option of that name: "fast" reduces large JPEG files while they are decoded.
-
-    Raises `UserError` if the folder does not fill one global batch.
+    The batches are `TokenBatch` if the `transform` has a view for a tokenizer. The mask of an image depends on the seed,
+    the epoch and the number of the image only.
     """
 
     folder: ImageFolder
@@ -71,28 +61,13 @@ class MaskedLoader:
     max_bad_images: float = 0.0
     decode: str = EXACT
 
-    def __post_init__(self) -> None:
-        self._images = ShuffledImages(self.folder, self.division, self.seed, self.max_bad_images)
-        self.accumulation_steps, self.global_batch = self.division.accumulation_steps, self.division.global_batch
-        self._reduction = self.transform.reduction if self.decode == FAST else None
-        self.unreadable, self.steps_per_epoch = self._images.unreadable, self._images.steps_per_epoch
-
     @property
     def batch_fields(self) -> tuple[str, ...]:
         """The fields of a batch in their order."""
         return TokenBatch._fields if self.transform.token_size else MaskedBatch._fields
 
-    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[MaskedBatch | TokenBatch]:
-        """Return the micro-batches of an epoch from step `start_step` on, `accumulation_steps` of them per step."""
-        if not 0 <= start_step <= self.steps_per_epoch:
-            raise ValueError(f"step {start_step} of an epoch of {self.steps_per_epoch} steps")
-        micro_batches = self._images.micro_batches(epoch, start_step)
-        jobs = (self._job(epoch, batch.indices) for batch in micro_batches)
-        return prefetch(jobs, self.num_workers, self.division.batch_size)
-
-    def first_images(self, epoch: int) -> np.ndarray:
-        """Return the indices of the images in the first micro-batch of an epoch, in its order, int64 [B]."""
-        return next(self._images.micro_batches(epoch, 0)).indices
+    def _step(self, epoch: int, step: int, indices: np.ndarray) -> Iterator[Job[MaskedBatch | TokenBatch]]:
+        return (self._job(epoch, local) for local in self._local(indices))
 
     def _job(self, epoch: int, indices: np.ndarray) -> Job[MaskedBatch | TokenBatch]:
         rows, size, side = len(indices), self.transform.image_size, self.transform.token_size
@@ -108,9 +83,9 @@ class MaskedLoader:
 
         def prepare(row: int) -> None:
             index = int(indices[row])
-            with self._images.read(epoch, index, self._reduction) as (decoded, _):
+            with self._read(epoch, index) as (decoded, _):
                 views = batch.image[row], None if token_image is None else token_image[row]
-                self.transform(decoded, self._images.generator(epoch, index), *views)
+                self.transform(decoded, self._augmentation(epoch, index), *views)
             mask = self.masking.draw(generator(self.seed, MASK, epoch, index))
             batch.mask[row] = mask.ravel()
             batch.positions[row], batch.weights[row] = masked_positions(mask, count)

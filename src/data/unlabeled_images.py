@@ -57,7 +57,7 @@ def _listed_paths(path: Path) -> list[str]:
 
 
 def _require_image(path: str, line: str) -> None:
-    """Raise `UserError` unless `path` exists and is no folder. The decoder checks the rest and replaces bad images."""
+    """Raise `UserError` if `path` does not exist or is a folder. The decoder checks the rest and replaces bad images."""
     try:
         is_folder = stat.S_ISDIR(os.stat(path).st_mode)
     except FileNotFoundError:

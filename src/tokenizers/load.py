@@ -50,8 +50,8 @@ def build_vqkd(file: TokenizerFile, grid: int) -> VQKD:
     own = round((tokens - 1) ** 0.5)
     if own != grid:
         raise UserError(
-            f"{path} gives {own} x {own} tokens, but the network has {grid} x {grid} patches: set arch and image_size "
-            "so that both are as many"
+            f"{path} gives {own} x {own} tokens, but the network has {grid} x {grid} patches: set arch and "
+            "image_size so that the numbers are equal"
         )
     patch = array(file, "encoder.patch_embed.proj.weight", 4).shape[-1]
     depth = len({name.split(".")[2] for name in weights if name.startswith("encoder.blocks.")})
@@ -96,7 +96,7 @@ def with_weights(network: nn.Cell, file: TokenizerFile) -> nn.Cell:
     for name, weight in file.weights.items():
         if name not in parameters or parameters[name].shape != weight.shape:
             raise UserError(
-                f"{file.path} is no {file.kind} tokenizer that this program knows: parameter '{name}' of shape "
+                f"{file.path} is not a known {file.kind} tokenizer: parameter '{name}' of shape "
                 f"{weight.shape} does not fit; give a published file"
             )
         parameters[name].set_data(Tensor(weight))

@@ -23,6 +23,7 @@ DALLE, VQKD, DVAE = "DALL-E", "VQ-KD", "dVAE"
 
 # A parameter that only this kind has.
 MARKS = {DALLE: "blocks.output.conv.w", VQKD: "quantize.embedding.weight", DVAE: "codebook.weight"}
+EXPECTED = "DALL-E's encoder.pkl, a VQ-KD of BEiT v2, or a dVAE"
 # The authors' files of a VQ-KD hold more than the tokenizer needs.
 VQKD_PARTS = ("encoder.", "encode_task_layer.", "quantize.embedding.weight")
 WRAPPER = "weights"  # the key of the authors' files of a dVAE
@@ -49,8 +50,8 @@ def read_tokenizer_file(path: Path) -> TokenizerFile:
         weights = as_weights(weights, path)
     kind = next((kind for kind, mark in MARKS.items() if mark in weights), None)
     if kind is None:
-        found = "a BEiT network" if "patch_embed.proj.weight" in weights else "no tokenizer that this program knows"
-        raise UserError(f"{path} is {found}: give DALL-E's encoder.pkl, a VQ-KD of BEiT v2, or a dVAE")
+        found = "is a BEiT network" if "patch_embed.proj.weight" in weights else "does not hold a known tokenizer"
+        raise UserError(f"{path} {found}: give {EXPECTED}")
     if kind == DALLE and _is_decoder(weights):
         raise UserError(f"{path} is DALL-E's decoder: give encoder.pkl")
     return TokenizerFile(path, kind, weights)
@@ -78,7 +79,7 @@ def _read(path: Path) -> dict[str, np.ndarray]:
     if looks_like_ckpt(start) or looks_like_safetensors(start):
         entries = read_entries(path)
         return {name: array for name, array in entries if name not in TEXTS and not name.startswith("optimizer.")}
-    raise UserError(f"{path} is no file of weights: give DALL-E's encoder.pkl, a VQ-KD of BEiT v2, or a dVAE")
+    raise UserError(f"{path} does not hold weights: give {EXPECTED}")
 
 
 def _tensors(content: Any, path: Path) -> dict[str, Any]:

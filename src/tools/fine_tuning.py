@@ -76,13 +76,11 @@ def check_labels(config: Config, info: ModelInfo, images: ImageFolder) -> None:
         )
 
 
-def report_best(config: Config, task: Task, folders: Folders | None, images: ImageFolder) -> None:
-    """Write the report on the best weights of a finished run, which the network then has; only on the first rank.
+def report_best(config: Config, images: ImageFolder, task: Task, folders: Folders) -> None:
+    """Write the report on the best weights of a finished run, which the network then has.
 
     A report that cannot be written is a warning: the run has its result.
     """
-    if folders is None:
-        return
     path = folders.best / BEST_FILE
     if not path.exists():
         logger.info("no report: %s does not exist", path)

@@ -8,7 +8,7 @@ from src.config import PretrainConfig
 from src.data.assembly import build_masked_loader, describe_pretraining, mean_and_std
 from src.data.image_folder import ImageFolder
 from src.errors import UserError
-from src.mim import MaskedImageModeling, create_masked_image_modeling
+from src.mim import MaskedImageModeling
 from src.model.model_config import ModelConfig, TrainingOptions
 from src.model.variants import get_variant, patch_grid
 from src.report.masked_images import draw_masked_images
@@ -72,7 +72,7 @@ def build_objective(
 def build_network(config: PretrainConfig, model: ModelConfig) -> MaskedImageModeling:
     """Build the network with its initial weights, in training mode."""
     training = TrainingOptions(config.drop, config.drop_path, config.layer_scale_init_value, seed=config.seed)
-    return create_masked_image_modeling(model, training, config.amp_level).set_train(True)
+    return MaskedImageModeling.create(model, training, config.amp_level).set_train(True)
 
 
 def pixels_of_patch(config: PretrainConfig) -> int:
@@ -104,8 +104,8 @@ def report_masked_images(
         logger.info("masked images and predictions: %s", path)
 
 
-def tokenizer_options(file: TokenizerFile | None) -> dict[str, int]:
-    """Return what identifies the tokenizer of a run, beside its options: the CRC-32 of its weights."""
+def tokenizer_identity(file: TokenizerFile | None) -> dict[str, int]:
+    """Return the CRC-32 of the weights of the tokenizer: a run with another one is another run."""
     if file is None:
         return {}
     crc = 0

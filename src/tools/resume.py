@@ -56,7 +56,7 @@ class ResumePoint:
         return self.checkpoint.training or {}
 
 
-def run_options(config: RunConfig, images: int, validation_images: int, ranks: int) -> dict[str, Any]:
+def run_options(config: RunConfig, images: int, ranks: int) -> dict[str, Any]:
     """Return, as values of JSON, what identifies a run: the options that change its results, and its images."""
     options = {
         option.name: getattr(config, option.name)
@@ -67,7 +67,6 @@ def run_options(config: RunConfig, images: int, validation_images: int, ranks: i
     return options | {
         "images per step": config.batch_size * config.accumulation_steps * ranks,
         "training images": images,
-        "validation images": validation_images,
     }
 
 

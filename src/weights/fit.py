@@ -75,7 +75,7 @@ def fit_weights(
         first = next(iter(weights), "none")
         raise UserError(f"{origin} matches no parameter of the network (its first is '{first}'): give one of BEiT")
     if "mask_token" in shapes and "mask_token" not in weights:
-        raise UserError(f"{origin} is no network of pre-training (it has no mask_token): give one to continue from")
+        raise UserError(f"{origin} has no mask_token: give a checkpoint of pretrain.py, or a published pt22k file")
     weights, copied = _copy_shared_table(weights, shapes)
     fitted: dict[str, np.ndarray] = {}
     rows: list[ReportRow] = []
