@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import zipfile
@@ -123,6 +124,22 @@ def test_without_a_cache_folder_of_the_user_the_network_is_compiled(tmp_path, mo
     compiled = Compiled()
     compile_network(compiled, MODEL, BATCH)
     assert compiled.shapes == [(BATCH, 3, 16, 16)]
+
+
+@pytest.mark.parametrize(("started", "cached"), [("-c", False), ("", False), (__file__, True)])
+def test_the_cache_needs_a_script_that_was_started(tmp_path, monkeypatch, started, cached):
+    """MindSpore's cache opens it, which would fail in an interactive session."""
+    monkeypatch.setattr(graph_cache, "_cached", [])
+    monkeypatch.setattr(sys, "argv", [started])
+    seen: list[bool] = []
+
+    class Observed(Compiled):
+        def compile(self, images: Tensor) -> None:
+            super().compile(images)
+            seen.append(os.environ.get("MS_COMPILER_CACHE_ENABLE") == "1")
+
+    compile_network(Observed(), MODEL, BATCH, folder=tmp_path)
+    assert seen == [cached]
 
 
 if __name__ == "__main__":

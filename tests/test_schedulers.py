@@ -123,3 +123,16 @@ def test_a_floor_above_the_base_rate_is_refused():
     with pytest.raises(UserError, match=r"^min_lr is 0.5 but base_lr is 0.4\b.*exp_lr"):
         rates("exp_lr", min_lr=0.5)
     assert rates("constant_lr", min_lr=0.5)[-1] == 0.4
+
+
+def test_a_warm_up_in_steps_is_used_instead_of_epochs_and_must_fit_the_run():
+    ours = rates("cosine_lr", warmup_steps=7)
+    np.testing.assert_allclose(ours[:7], np.linspace(1e-3, 0.4, 7), rtol=0, atol=1e-12)
+    assert len(ours) == 60
+    with pytest.raises(UserError, match=r"^warmup_steps is 61 but the run has 60 steps; set at most 60$"):
+        rates("cosine_lr", warmup_steps=61)
+
+
+def test_the_end_of_the_weight_decay_needs_adamw():
+    with pytest.raises(UserError, match=r"^weight_decay_end is set but optimizer is momentum; set optimizer to adamw$"):
+        Config(weight_decay_end=0.1, optimizer="momentum")
