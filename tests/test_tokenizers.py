@@ -142,6 +142,36 @@ DECODER = {name: np.ones(shape, np.float32) for name, shape in (
 )}  # fmt: skip
 
 
+def narrow(shape: tuple[int, ...]) -> np.ndarray:
+    return np.ones(shape, np.float32)
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "named"),
+    [
+        ("dvae", {"encoder.0.0.weight": narrow((10**6, 1, 1, 1))}, "encoder.1.net.0.weight"),
+        ("dvae", {"codebook.weight": narrow((10**6, 1))}, "encoder.4.weight"),
+        ("vqkd", {"encoder.pos_embed": narrow((1, 17, 64 * 10**4))}, "encoder.patch_embed.proj.weight"),
+        ("vqkd", {f"encoder.blocks.{n}.norm1.bias": narrow((1,)) for n in range(2, 5000)}, "encoder.blocks.2.attn"),
+        ("vqkd", {"encoder.pos_embed": narrow((1, 17, 100))}, "100"),
+        ("dalle", {"blocks.input.w": narrow((10**6, 3, 1, 1))}, "blocks.group_1.block_1.res_path.conv_2.w"),
+    ],
+    ids=["wide", "tokens", "vectors", "deep", "heads", "channels"],
+)
+def test_a_small_file_cannot_ask_for_a_large_network(tmp_path, kind, changes, named, monkeypatch):
+    """A network of these sizes would take gigabytes to petabytes."""
+    path = tmp_path / "file.pth"
+    if kind == "dalle":
+        weights = dict(read_tokenizer_file(write_dalle(tmp_path / "encoder.pkl")).weights)
+    else:
+        weights = vqkd_weights(GOLDEN) if kind == "vqkd" else dvae_weights()
+    for network in ("DalleEncoder", "DiscreteVAE", "VQKD"):
+        monkeypatch.setattr(f"src.tokenizers.load.{network}", None)  # must not be built
+    with pytest.raises(UserError) as error:
+        build_tokenizer(read_tokenizer_file(write_state_dict(path, weights | changes)), 4)
+    assert all(part in str(error.value) for part in (str(path), named)), error.value
+
+
 def broken(weights: dict[str, np.ndarray], name: str) -> dict[str, np.ndarray]:
     return {other: array for other, array in weights.items() if other != name}
 

@@ -53,11 +53,18 @@ def build_vqkd(file: TokenizerFile, grid: int) -> VQKD:
             f"{path} gives {own} x {own} tokens, but the network has {grid} x {grid} patches: set arch and "
             "image_size so that the numbers are equal"
         )
+    if dim % HEAD_DIM:
+        raise UserError(f"{path} has vectors of {dim} numbers, not a multiple of {HEAD_DIM}: give a published VQ-KD")
     patch = array(file, "encoder.patch_embed.proj.weight", 4).shape[-1]
     depth = len({name.split(".")[2] for name in weights if name.startswith("encoder.blocks.")})
-    ratio = len(array(file, "encoder.blocks.0.mlp.fc1.weight", 2)) / dim
+    hidden = len(array(file, "encoder.blocks.0.mlp.fc1.weight", 2))
     vocab_size, code_dim = array(file, "quantize.embedding.weight", 2).shape
-    variant = Variant(grid * patch, patch, dim, depth, max(dim // HEAD_DIM, 1), ratio)
+    require_shape(file, "encoder.patch_embed.proj.weight", dim, 3, patch, patch)
+    require_shape(file, "encode_task_layer.0.weight", dim, dim)
+    for block in range(depth):
+        require_shape(file, f"encoder.blocks.{block}.attn.qkv.weight", 3 * dim, dim)
+        require_shape(file, f"encoder.blocks.{block}.mlp.fc1.weight", hidden, dim)
+    variant = Variant(grid * patch, patch, dim, depth, dim // HEAD_DIM, hidden / dim)
     return with_weights(VQKD(variant, vocab_size, code_dim), file)
 
 
@@ -65,9 +72,16 @@ def dalle_sizes(file: TokenizerFile) -> DalleSizes:
     """Return the sizes of DALL-E's encoder or decoder."""
     first, output = array(file, "blocks.input.w", 4).shape, array(file, "blocks.output.conv.w", 4).shape
     blocks = len({name.split(".")[2] for name in file.weights if name.startswith("blocks.group_1.block_")})
-    if first[1] == 3:
-        return DalleSizes(output[0], first[0], blocks)
-    return DalleSizes(first[1], output[1], blocks, first[0])
+    encodes = first[1] == 3
+    hidden = first[0] if encodes else output[1]
+    for group, factor in enumerate((1, 2, 4, 8) if encodes else (8, 4, 2, 1), 1):
+        width = factor * hidden // 4
+        for block in range(1, blocks + 1):
+            require_shape(file, f"blocks.group_{group}.block_{block}.res_path.conv_2.w", width, width, 3, 3)
+    if encodes:
+        require_shape(file, "blocks.output.conv.w", output[0], 8 * hidden, 1, 1)
+        return DalleSizes(output[0], hidden, blocks)
+    return DalleSizes(first[1], hidden, blocks, first[0])
 
 
 def dvae_sizes(file: TokenizerFile) -> DvaeSizes:
@@ -76,6 +90,10 @@ def dvae_sizes(file: TokenizerFile) -> DvaeSizes:
     # of each layer, the encoder has a convolution with a ReLU, encoder.<n>.0, and a residual block, encoder.<n>.net
     layers = len({name.split(".")[1] for name in file.weights if name.startswith("encoder.") and ".net." in name})
     hidden = len(array(file, "encoder.0.0.weight", 4))
+    for layer in range(layers):
+        require_shape(file, f"encoder.{2 * layer + 1}.net.0.weight", hidden, hidden, 3, 3)
+    require_shape(file, f"encoder.{2 * layers}.weight", num_tokens, hidden, 1, 1)
+    require_shape(file, "decoder.0.0.weight", codebook_dim, hidden, 4, 4)
     return DvaeSizes(num_tokens, codebook_dim, layers, hidden)
 
 
@@ -86,6 +104,19 @@ def array(file: TokenizerFile, name: str, dimensions: int) -> np.ndarray:
         problem = "misses" if found is None else "has a damaged"
         raise UserError(f"{file.path} {problem} parameter '{name}' of a {file.kind} tokenizer: download it again")
     return found
+
+
+def require_shape(file: TokenizerFile, name: str, *shape: int) -> None:
+    """Raise `UserError` unless the parameter `name` has this shape.
+
+    The largest parameters are checked before the network is built, so that a small file cannot ask for a large one.
+    """
+    found = array(file, name, len(shape)).shape
+    if found != shape:
+        raise UserError(
+            f"{file.path} is not a known {file.kind} tokenizer: parameter '{name}' has shape {found}, but the others "
+            f"need {shape}; give a published file"
+        )
 
 
 def with_weights(network: nn.Cell, file: TokenizerFile) -> nn.Cell:
